@@ -1,0 +1,1 @@
+"""Benchmarks: the models of the literature, built without downloads, and the command that times them."""

@@ -1,0 +1,7 @@
+"""``python -m egraph_opt`` is the command line."""
+
+import sys
+
+from egraph_opt.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Operator libraries and code generators. The only importer of onnxruntime and tvm."""

@@ -1,0 +1,65 @@
+"""What this machine offers: versions, compiler, processor, threads, TVM's target."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+REQUIRED = ("egglog", "numpy", "onnx", "onnxruntime", "apache-tvm", "apache-tvm-ffi")
+COMPILERS = ("cc", "gcc", "clang")
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of this project and of what it builds on; missing ones are absent. Imports none of them."""
+    versions = {"python": platform.python_version()}
+    for name in ("egraph-opt", *REQUIRED):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def find_compiler() -> Path | None:
+    """The C compiler that links kernel libraries, or None: then only portable models can be written."""
+    for name in COMPILERS:
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    return None
+
+
+def compiler_version(compiler: Path) -> str:
+    """The first line of ``CC --version``."""
+    try:
+        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not run: {error}"
+    return next(iter(done.stdout.splitlines()), "unknown version")
+
+
+def processor_name() -> str:
+    """The processor's model name."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_threads() -> int:
+    """Logical processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def tvm_target() -> str:
+    """The processor TVM generates code for, or why it cannot. Imports TVM, which takes a second or two."""
+    try:
+        import tvm
+
+        return f"llvm -mcpu={tvm.target.codegen.llvm_get_system_cpu()}"
+    except Exception as error:  # a broken TVM fails in many ways; doctor reports them all
+        return f"missing: {type(error).__name__}: {error}"

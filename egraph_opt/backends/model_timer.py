@@ -1,0 +1,120 @@
+"""Time whole models in a process of their own.
+
+Two onnxruntime sessions in one process normally own two spinning thread pools, and a model timed against itself comes
+out anywhere between 0.6 and 2.5 times as fast. On one pool for the whole process the ratio is 1.00 ± 0.02 and the
+latencies are those of a session that is alone. Such a pool forbids ordinary sessions ever after, so it belongs into a
+separate process, which also keeps the caller's own threads, and crashes of kernels, out of the measurement.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from egraph_opt.backends.onnxruntime import caller, create_process_pool, input_specs, make_session, random_inputs, run
+from egraph_opt.errors import InputRejected, LimitReached
+from egraph_opt.runtime.timing import sample_turns
+
+# The worker finds modules exactly where its parent does; -P keeps the current folder out, which may hold anything.
+WORKER = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from egraph_opt.backends.model_timer import work; work()"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TimedModel:
+    """A model file, or a serialized model, and the library of its generated kernels."""
+
+    model: Path | bytes
+    kernel_library: Path | None = None
+
+
+def time_models(
+    models: Sequence[TimedModel],
+    *,
+    rounds: int = 9,
+    seed: int = 0,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    threads: int | None = None,
+    enough_seconds: float = 60.0,
+    timeout: float | None = None,
+) -> list[list[float]]:
+    """Milliseconds per round of each model, in interleaved turns on one thread pool.
+
+    All models get `random_inputs(seed, shapes)`. Stops early, after at least three rounds, when `enough_seconds` have
+    passed. Raises InputRejected where a model does not load, run or survive, LimitReached after `timeout` seconds.
+    """
+    with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
+        request = {
+            "models": [
+                [str(_as_file(timed.model, Path(folder) / f"{index}.onnx")), _optional_path(timed.kernel_library)]
+                for index, timed in enumerate(models)
+            ],
+            "rounds": rounds,
+            "seed": seed,
+            "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
+            "threads": threads,
+            "enough_seconds": enough_seconds,
+        }
+        answer = _ask_worker(request, timeout)
+    if "error" in answer:
+        raise InputRejected(answer["error"])
+    return [[float(sample) for sample in samples] for samples in answer["samples"]]
+
+
+def work() -> None:
+    """The worker: a request on stdin, the answer as the last line on stdout."""
+    request = json.load(sys.stdin)
+    try:
+        answer: dict[str, Any] = {"samples": _sample(request)}
+    except InputRejected as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer))
+
+
+def _sample(request: Mapping[str, Any]) -> list[list[float]]:
+    create_process_pool(request["threads"])
+    calls = []
+    for model, library in request["models"]:
+        session = make_session(model, kernel_library=library, process_pool=True)
+        inputs = random_inputs(input_specs(session), seed=request["seed"], shapes=request["shapes"])
+        run(session, inputs)
+        calls.append(caller(session, inputs))
+    return sample_turns(calls, rounds=request["rounds"], enough_seconds=request["enough_seconds"])
+
+
+def _ask_worker(request: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
+    paths = json.dumps([entry or str(Path.cwd()) for entry in sys.path])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", WORKER, paths],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LimitReached(f"timing took longer than {timeout} seconds") from error
+    lines = done.stdout.splitlines()
+    if done.returncode != 0 or not lines:
+        names = " and ".join(model for model, _ in request["models"])
+        last = done.stderr.splitlines()[-1:] or [""]
+        raise InputRejected(f"the process that timed {names} died (exit code {done.returncode}) {last[0]}".rstrip())
+    answer: dict[str, Any] = json.loads(lines[-1])
+    return answer
+
+
+def _as_file(model: Path | bytes, place: Path) -> Path:
+    if isinstance(model, Path):
+        return model.absolute()
+    place.write_bytes(model)
+    return place
+
+
+def _optional_path(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())

@@ -1,0 +1,85 @@
+"""Argument types that several commands share."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """A type for whole numbers from `minimum` on."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is below {minimum}")
+        return value
+
+    return parse
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return value
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas: ``3,5``."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 3,5") from None
+
+
+def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """``NAME=1,3,224,224`` for an input, ``SYMBOL=16`` for a symbolic dimension; names may contain ``=``."""
+    name, equals, lengths = text.rpartition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=1,3,224,224")
+    shape = numbers(lengths) if lengths else ()
+    if any(length < 0 for length in shape):
+        raise argparse.ArgumentTypeError(f"{text!r} has a negative length")
+    return name, shape
+
+
+def add_input_options(parser: argparse.ArgumentParser) -> None:
+    """--seed, --shape, --threads and --trust-kernels, for commands that run models."""
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="seed of the random inputs (default 0)"
+    )
+    parser.add_argument(
+        "--shape",
+        type=named_shape,
+        action="append",
+        default=[],
+        metavar="NAME=D,D,…",
+        help="shape of an input, or SYMBOL=N for a symbolic dimension; repeatable (symbols default to 1)",
+    )
+    parser.add_argument(
+        "--threads", type=whole_number(1), metavar="N", help="threads of onnxruntime (default: its own choice)"
+    )
+    parser.add_argument(
+        "--trust-kernels",
+        action="store_true",
+        help="run the code of a .kernels.so beside a model although it was not built here",
+    )
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned columns: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

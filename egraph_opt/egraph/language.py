@@ -1,0 +1,269 @@
+"""The rule language: rules read as equations between terms over typed pattern variables.
+
+A rule group is a generator function whose parameters are its pattern variables::
+
+    @rule_group("derivation")
+    def sums(x: TensorVar, n: IntVar, k: IntVar) -> Iterator[Rule]:
+        yield equal("sum-merges", x.sum(k).sum(n), x.sum(n + k))
+
+``each(function, …)`` calls a Python function on bound maps, texts and integers at match time; every tuple it returns is one
+firing, and ``.map(i)``, ``.text(i)``, ``.integer(i)``, ``.extents(i)`` name its fields on the right-hand side.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+from egraph_opt.errors import EgraphOptError
+from egraph_opt.ir.expr import Extents
+
+Sort = Literal["Tensor", "Buffer", "Args", "String", "i64"]
+Kind = Literal["map", "text", "extents", "integer", "value"]
+Exactness = Literal["bitwise", "reassociates", "real_only"]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A term of the e-graph with variables: a constructor applied to patterns, a variable, a literal or a computed field."""
+
+    sort: Sort
+
+    def view(self, m: Pattern) -> Node:
+        return Node("Tensor", "View", (self, m))
+
+    def sum(self, k: Pattern | int) -> Node:
+        return Node("Tensor", "Sum", (self, _integer(k)))
+
+    def reduce(self, operation: Pattern | str, k: Pattern | int) -> Node:
+        return Node("Tensor", "Reduce", (_text(operation), self, _integer(k)))
+
+    def softmax(self, k: Pattern | int) -> Node:
+        return Node("Tensor", "Softmax", (self, _integer(k)))
+
+    def __mul__(self, other: Pattern) -> Node:
+        return Node("Tensor", "Mul", (self, other))
+
+    def __add__(self, other: Pattern) -> Node:
+        return Node("i64", "+", (self, other)) if self.sort == "i64" else Node("Tensor", "Add", (self, other))
+
+    def compute(self) -> Node:
+        return Node("Buffer", "Compute", (self,))
+
+    def read(self) -> Node:
+        return Node("Tensor", "Read", (self,))
+
+    def reshape(self, extents: Pattern) -> Node:
+        return Node("Buffer", "Reshape", (self, extents))
+
+
+@dataclass(frozen=True)
+class Node(Pattern):
+    constructor: str
+    arguments: tuple[Pattern, ...]
+
+
+@dataclass(frozen=True)
+class Variable(Pattern):
+    """A pattern variable. ``kind`` tells how a text or integer is shown to Python functions."""
+
+    name: str
+    kind: Kind | None = None
+
+
+@dataclass(frozen=True)
+class Constant(Pattern):
+    value: str | int
+
+
+@dataclass(frozen=True)
+class Field(Pattern):
+    """One field of a computed value, usable on the right-hand side and in conditions."""
+
+    call: Each
+    index: int
+
+
+@dataclass(frozen=True)
+class Each:
+    """A Python function of bound variables, called at match time; one firing for every tuple it returns.
+
+    Arguments arrive decoded (IndexMap, int, str, extents tuple); returned IndexMaps, tuples of ints, ints and strings are
+    encoded. An exception ends the run and names the rule.
+    """
+
+    function: Callable[..., Sequence[tuple[Any, ...]]]
+    arguments: tuple[Variable | Constant, ...]
+
+    def map(self, index: int) -> Field:
+        return Field("String", self, index)
+
+    text = extents = value = map
+
+    def integer(self, index: int) -> Field:
+        return Field("i64", self, index)
+
+
+def each(function: Callable[..., Sequence[tuple[Any, ...]]], *arguments: Pattern | str | int) -> Each:
+    converted: list[Variable | Constant] = []
+    for argument in arguments:
+        value = _text(argument) if isinstance(argument, str) else _integer(argument)
+        if not isinstance(value, Variable | Constant):
+            raise EgraphOptError(f"{function.__name__}: only variables and literals can be passed to a Python function")
+        converted.append(value)
+    return Each(function, tuple(converted))
+
+
+def _integer(value: Pattern | int | str) -> Pattern:
+    return Constant("i64", value) if isinstance(value, int) else _text(value)
+
+
+def _text(value: Pattern | str) -> Pattern:
+    return Constant("String", value) if isinstance(value, str) else value
+
+
+def apply(function: Pattern | str, *arguments: Pattern) -> Node:
+    """A scalar function applied pointwise; its name includes the parameters."""
+    return Node("Tensor", f"Apply{len(arguments)}", (_text(function), *arguments))
+
+
+def fill(value: Pattern | Fraction | int, extents: Pattern | Extents) -> Node:
+    shown = Constant("String", str(Fraction(value))) if isinstance(value, int | Fraction) else value
+    shape = Constant("String", format_extents(extents)) if isinstance(extents, tuple) else extents
+    return Node("Tensor", "Fill", (shown, shape))
+
+
+def call(
+    operator: Pattern | str, attributes: Pattern | str, arguments: Sequence[Pattern] | Pattern, extents: Pattern
+) -> Node:
+    """A library call; ``arguments`` is a list of buffers or a variable for the whole list."""
+    if isinstance(arguments, Pattern):
+        chain: Pattern = arguments
+    else:
+        chain = Node("Args", "Nil", ())
+        for argument in reversed(arguments):
+            chain = Node("Args", "Cons", (argument, chain))
+    return Node("Buffer", "Call", (_text(operator), _text(attributes), chain, extents))
+
+
+def format_extents(extents: Sequence[int]) -> str:
+    return ",".join(map(str, extents))
+
+
+def parse_extents(text: str) -> Extents:
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``left`` equals ``right`` wherever ``left`` matches, the fields exist and ``given`` holds."""
+
+    name: str
+    left: Node
+    right: Pattern
+    exactness: Exactness = "bitwise"
+    given: tuple[Each, ...] = ()
+    group: str = ""
+    documentation: str = ""
+
+    def __post_init__(self) -> None:
+        bound = {variable.name for variable in variables(self.left)}
+        used = [v for side in (self.right, *self._calls()) for v in variables(side)]
+        for variable in used:
+            if variable.name not in bound:
+                raise EgraphOptError(
+                    f"rule {self.name!r}: variable {variable.name!r} is not bound by the left-hand side;"
+                    " use it there or compute it with each()"
+                )
+
+    def _calls(self) -> list[Each]:
+        return [*fields(self.right), *self.given]
+
+
+def variables(pattern: Pattern | Each) -> Iterator[Variable]:
+    """All variables of a pattern, with repetitions."""
+    match pattern:
+        case Variable():
+            yield pattern
+        case Node(_, _, arguments):
+            for argument in arguments:
+                yield from variables(argument)
+        case Field(_, each_, _):
+            yield from variables(each_)
+        case Each(_, arguments):
+            for argument in arguments:
+                yield from variables(argument)
+
+
+def fields(pattern: Pattern) -> list[Each]:
+    """The computed values a pattern uses, each once."""
+    found: list[Each] = []
+
+    def walk(part: Pattern) -> None:
+        if isinstance(part, Field) and part.call not in found:
+            found.append(part.call)
+        elif isinstance(part, Node):
+            for argument in part.arguments:
+                walk(argument)
+
+    walk(pattern)
+    return found
+
+
+def equal(
+    name: str, left: Node, right: Pattern, *, exactness: Exactness = "bitwise", given: Sequence[Each] = ()
+) -> Rule:
+    """An equation used from left to right: whatever matches ``left`` becomes equal to ``right``."""
+    return Rule(name, left, right, exactness, tuple(given))
+
+
+@dataclass(frozen=True)
+class RuleGroup:
+    """A named set of rules that can be switched on and off together."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    documentation: str = field(default="", compare=False)
+
+
+_SORTS: dict[str, tuple[Sort, Kind | None]] = {
+    "TensorVar": ("Tensor", None),
+    "BufferVar": ("Buffer", None),
+    "ArgsVar": ("Args", None),
+    "MapVar": ("String", "map"),
+    "TextVar": ("String", "text"),
+    "ExtentsVar": ("String", "extents"),
+    "IntVar": ("i64", "integer"),
+}
+
+# Parameter annotations of rule groups.
+TensorVar = BufferVar = ArgsVar = MapVar = TextVar = ExtentsVar = IntVar = Variable
+
+
+def rule_group(name: str) -> Callable[[Callable[..., Iterator[Rule]]], RuleGroup]:
+    """Turn a generator of rules into a group; its parameters are the pattern variables, typed by annotation."""
+
+    def decorate(function: Callable[..., Iterator[Rule]]) -> RuleGroup:
+        arguments = []
+        for parameter in inspect.signature(function).parameters.values():
+            annotation = str(parameter.annotation)
+            if annotation not in _SORTS:
+                raise EgraphOptError(
+                    f"rule group {name!r}: parameter {parameter.name!r} is annotated {annotation!r};"
+                    f" choose one of {', '.join(_SORTS)}"
+                )
+            sort, kind = _SORTS[annotation]
+            arguments.append(Variable(sort, parameter.name, kind))
+        rules = tuple(
+            Rule(r.name, r.left, r.right, r.exactness, r.given, name, inspect.getdoc(function) or "")
+            for r in function(*arguments)
+        )
+        names = [r.name for r in rules]
+        for repeated in {n for n in names if names.count(n) > 1}:
+            raise EgraphOptError(f"rule group {name!r}: two rules are named {repeated!r}; give each its own name")
+        return RuleGroup(name, rules, inspect.getdoc(function) or "")
+
+    return decorate

@@ -1,0 +1,1 @@
+"""Readers and writers of model files. The only importer of onnx."""

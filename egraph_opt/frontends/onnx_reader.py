@@ -1,0 +1,300 @@
+"""Reads ONNX models. Models are untrusted: every problem becomes one line of InputRejected, and no file outside the
+model's folder is opened."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
+
+from egraph_opt.errors import InputRejected, one_line
+from egraph_opt.frontends.onnx_folding import Folder
+from egraph_opt.frontends.onnx_inference import infer, skeleton
+from egraph_opt.frontends.onnx_model import Array, LoadedModel, TensorType, overridable, subgraphs, used_names
+
+# Inference and folding feed each other; every round makes progress, exporters' models need two.
+_ROUNDS = 8
+
+
+def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedModel:
+    """Read and check a model: a path, serialized bytes, or a proto (which is left as it is).
+
+    Raises InputRejected, naming what is wrong.
+    """
+    path: Path | None = None
+    if isinstance(source, ModelProto):
+        model = ModelProto()
+        model.MergeFrom(source)
+    elif isinstance(source, bytes):
+        model = _parse(source, "the model")
+    else:
+        path = Path(source)
+        model = _parse(_contents(path), str(path))
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        raise InputRejected("the model has no graph")
+    _check_initializers(model.graph)
+    _load_external_data(model, path)
+    _check_names(model.graph, frozenset(), "")
+    _sort_nodes(model.graph)
+    bare = skeleton(model)
+    try:
+        checker.check_model(_as_the_checker_likes(bare))
+    except Exception as error:  # the checker raises ValidationError, ValueError, RuntimeError …
+        raise InputRejected(f"not a valid ONNX model: {error}") from error
+    return _analyse(model, bare, path)
+
+
+def _as_the_checker_likes(bare: ModelProto) -> ModelProto:
+    """A copy without the two liberties that onnxruntime allows and the checker does not."""
+    model = ModelProto()
+    model.CopyFrom(bare)
+    if model.ir_version == 3:
+        model.ir_version = 4  # version 3 wants every initializer among the inputs
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()  # an unknown rank
+    return model
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputRejected(f"{path} is not a regular file")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputRejected(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _parse(data: bytes, what: str) -> ModelProto:
+    if not data:
+        raise InputRejected(f"{what} is empty")
+    model = ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, RuntimeError, UnicodeDecodeError) as error:
+        raise InputRejected(f"{what} is not an ONNX model: {error}") from error
+    return model
+
+
+def _analyse(model: ModelProto, bare: ModelProto, path: Path | None) -> LoadedModel:
+    constants = _initializer_values(model)
+    folder, folded = Folder(model), set[int]()
+    types: dict[str, TensorType] = {}
+    for _ in range(_ROUNDS):
+        types = infer(bare, constants)
+        before = len(folded)
+        for i, node in enumerate(model.graph.node):
+            if i in folded:
+                continue
+            values = folder.fold(node, types, constants)
+            if values is None:
+                continue
+            folded.add(i)
+            for name, value in zip(node.output, values, strict=True):
+                if name:
+                    constants[name] = value
+        if len(folded) == before or all(
+            types.get(name, TensorType(0, None)).shape is not None
+            for node in model.graph.node
+            for name in node.output
+            if name
+        ):
+            break
+    for name, value in constants.items():
+        types[name] = TensorType(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+    return LoadedModel(model, types, constants, frozenset(folded), path)
+
+
+def _initializer_values(model: ModelProto) -> dict[str, Array]:
+    defaults = overridable(model)
+    values: dict[str, Array] = {}
+    for tensor in model.graph.initializer:
+        if tensor.name in defaults or tensor.data_type == TensorProto.STRING:
+            continue
+        try:
+            values[tensor.name] = numpy_helper.to_array(tensor)
+        except Exception as error:  # to_array raises whatever the decoding of its data type raises
+            raise InputRejected(f"initializer {tensor.name!r} is broken: {error}") from error
+    return values
+
+
+def _check_initializers(graph: GraphProto) -> None:
+    for tensor in graph.initializer:
+        if any(n < 0 for n in tensor.dims):
+            raise InputRejected(f"initializer {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
+        if prod(tensor.dims) >= 1 << 48:
+            raise InputRejected(f"initializer {tensor.name!r} has too many elements: {list(tensor.dims)}")
+        if tensor.data_type not in TensorProto.DataType.values() or tensor.data_type == TensorProto.UNDEFINED:
+            raise InputRejected(f"initializer {tensor.name!r} has the unknown data type {tensor.data_type}")
+    for node in graph.node:
+        for inner in subgraphs(node):
+            _check_initializers(inner)
+
+
+def _check_names(graph: GraphProto, outer: frozenset[str], where: str) -> None:
+    """Every used name must be defined once in its scope."""
+    defined: set[str] = set()
+    for kind, names in (
+        ("graph input", [value.name for value in graph.input]),
+        (
+            "initializer",
+            [tensor.name for tensor in graph.initializer] + [t.values.name for t in graph.sparse_initializer],
+        ),
+    ):
+        for name, count in _counted(names):
+            if not name:
+                raise InputRejected(f"a {kind}{where} has no name")
+            if count > 1:
+                raise InputRejected(f"the {kind} {name!r}{where} is defined {count} times")
+        defined |= set(names)
+    for node in graph.node:
+        for name in node.output:
+            if name and name in defined:
+                raise InputRejected(f"the tensor {name!r}{where} is defined twice, the second time by {_label(node)}")
+            defined.add(name)
+    scope = outer | defined
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in scope:
+                raise InputRejected(f"{_label(node)}{where} reads the tensor {name!r}, which nothing defines")
+        for inner in subgraphs(node):
+            _check_names(inner, scope, f" in a subgraph of {_label(node)}")
+    for name, count in _counted([value.name for value in graph.output]):
+        if name not in scope:
+            raise InputRejected(f"nothing defines the graph output {name!r}{where}")
+        if count > 1:
+            raise InputRejected(f"the graph output {name!r}{where} is listed {count} times")
+
+
+def _counted(names: list[str]) -> Iterator[tuple[str, int]]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return iter(counts.items())
+
+
+def _label(node: NodeProto) -> str:
+    return one_line(f"{node.op_type} node {node.name!r}" if node.name else f"{node.op_type} node")[:120]
+
+
+def _sort_nodes(graph: GraphProto) -> None:
+    """Bring nodes into execution order, as onnxruntime does; raises InputRejected for a cycle."""
+    producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    waiting: list[set[int]] = []
+    for node in graph.node:
+        waiting.append({producer[name] for name in used_names(node) if name in producer})
+    if all(not needed or max(needed) < i for i, needed in enumerate(waiting)):
+        pass
+    else:
+        order = topological(waiting)
+        if len(order) < len(waiting):
+            stuck = next(i for i in range(len(waiting)) if i not in set(order))
+            raise InputRejected(f"the graph has a cycle through {_label(graph.node[stuck])}")
+        nodes = [NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    for node in graph.node:
+        for inner in subgraphs(node):
+            _sort_nodes(inner)
+
+
+def topological(waiting: list[set[int]]) -> list[int]:
+    """An order in which every item comes after those it waits for, the earliest possible first; shorter if cyclic."""
+    import heapq
+
+    followers: list[list[int]] = [[] for _ in waiting]
+    missing = [len(needed) for needed in waiting]
+    for i, needed in enumerate(waiting):
+        for j in needed:
+            followers[j].append(i)
+    ready = [i for i, count in enumerate(missing) if count == 0]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        i = heapq.heappop(ready)
+        order.append(i)
+        for j in followers[i]:
+            missing[j] -= 1
+            if missing[j] == 0:
+                heapq.heappush(ready, j)
+    return order
+
+
+def _load_external_data(model: ModelProto, path: Path | None) -> None:
+    for tensor in _tensors(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        if path is None:
+            raise InputRejected(f"the tensor {tensor.name!r} lies in another file; pass the model's path instead")
+        tensor.raw_data = _external_bytes(tensor, path)
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    yield from _tensors_of_graph(model.graph)
+    for function in model.functions:
+        yield from _tensors_of_nodes(function.node)
+
+
+def _tensors_of_graph(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    yield from _tensors_of_nodes(graph.node)
+
+
+def _tensors_of_nodes(nodes: object) -> Iterator[TensorProto]:
+    for node in nodes:  # type: ignore[attr-defined]
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+        for inner in subgraphs(node):
+            yield from _tensors_of_graph(inner)
+
+
+def _external_bytes(tensor: TensorProto, path: Path) -> bytes:
+    """The bytes of a tensor stored beside the model; raises InputRejected for anything outside its folder."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location, what = entries.get("location", ""), f"external data of {tensor.name!r}"
+    folder = os.path.realpath(path.parent)
+    target = os.path.realpath(os.path.join(folder, location)) if "\0" not in location else folder
+    parts = location.replace("\\", "/").split("/")
+    if not location or os.path.isabs(location) or ".." in parts or os.path.commonpath([folder, target]) != folder:
+        raise InputRejected(f"{what}: the location {location!r} is not inside the model's folder")
+    try:
+        offset = int(entries.get("offset", "0"))
+        with open(target, "rb", opener=_open_regular) as file:
+            size = os.fstat(file.fileno()).st_size
+            most = 16 * prod(tensor.dims)
+            length = int(entries["length"]) if "length" in entries else min(size - offset, _byte_count(tensor))
+            if not (0 <= offset <= size and 0 <= length <= min(size - offset, most)):
+                raise InputRejected(f"{what}: {length} bytes at {offset} of {location!r}, which has {size}")
+            file.seek(offset)
+            data = file.read(length)
+    except (OSError, ValueError) as error:
+        raise InputRejected(f"{what}: cannot read {location!r}: {getattr(error, 'strerror', None) or error}") from error
+    return data
+
+
+def _byte_count(tensor: TensorProto) -> int:
+    bits = 4 if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1) else 0
+    width = bits or 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return -(-int(prod(tensor.dims)) * width // 8)
+
+
+def _open_regular(name: str, flags: int) -> int:
+    # O_NONBLOCK: opening a FIFO would wait for ever.
+    descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{name} is not a regular file")
+    return descriptor

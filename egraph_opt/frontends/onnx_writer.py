@@ -1,0 +1,212 @@
+"""Puts plans in the place of regions and writes the model again; everything else keeps its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from egraph_opt.errors import EgraphOptError
+from egraph_opt.frontends.onnx_emit import KERNEL_DOMAIN, Emitter, emit_call
+from egraph_opt.frontends.onnx_model import LoadedModel, overridable, used_names
+from egraph_opt.frontends.onnx_reader import topological
+from egraph_opt.frontends.regions import Region
+from egraph_opt.ir.program import Plan, Step
+from egraph_opt.ir.terms import Call, Compute, Reshape
+
+# Protocol buffers end at 2 GiB; beyond this much the weights go to a file of their own.
+LARGEST_MODEL = 1_900_000_000
+_ALIGNMENT = 4096
+
+
+@dataclass
+class _Unit:
+    """Nodes that stay together in the order given."""
+
+    nodes: list[NodeProto]
+
+    def __post_init__(self) -> None:
+        self.writes = {name for node in self.nodes for name in node.output if name}
+        self.reads = {name for node in self.nodes for name in used_names(node)} - self.writes
+
+
+def rebuild(
+    loaded: LoadedModel,
+    regions: Sequence[Region],
+    replacements: Mapping[int, Plan],
+    kernels: Mapping[str, str] | None = None,
+) -> ModelProto:
+    """The model with the region of each index in ``replacements`` computed by that plan.
+
+    ``kernels`` gives the custom operator of each Compute step by step name, so these names must differ between plans.
+    Same inputs and outputs, opset and IR version. Raises EgraphOptError when a plan does not fit its region,
+    NotExpressible when a call has no form at the model's opset.
+    """
+    emitter = Emitter(loaded.opset, set(loaded.names))
+    replaced = {i: region for region in regions if region.index in replacements for i in region.nodes}
+    units: list[_Unit] = []
+    for i, node in enumerate(loaded.nodes):
+        region = replaced.get(i)
+        if region is None:
+            if i not in loaded.folded:
+                units.append(_Unit([node]))
+        elif i == region.nodes[-1]:
+            emitter.nodes = []
+            _emit_plan(emitter, loaded, region, replacements[region.index], kernels or {})
+            units.append(_Unit(emitter.nodes))
+    units += _needed_folded(loaded, units)
+    model = _copy_frame(loaded.model)
+    graph = model.graph
+    graph.node.extend(node for unit in _ordered(units) for node in unit.nodes)
+    _add_initializers(model, loaded.graph, emitter.initializers)
+    _add_value_info(graph, loaded.graph)
+    if any(node.domain == KERNEL_DOMAIN for node in graph.node) and not any(
+        entry.domain == KERNEL_DOMAIN for entry in model.opset_import
+    ):
+        model.opset_import.append(helper.make_opsetid(KERNEL_DOMAIN, 1))
+    return model
+
+
+def _emit_plan(emitter: Emitter, loaded: LoadedModel, region: Region, plan: Plan, kernels: Mapping[str, str]) -> None:
+    missing = set(region.program.outputs) - set(plan.outputs)
+    if missing:
+        raise EgraphOptError(f"the plan of region {region.index} lacks the output {sorted(missing)[0]!r}")
+    names = {source.name: source.name for source in plan.inputs}
+    for name, value in plan.constants.items():
+        original = loaded.constants.get(name)
+        unchanged = original is not None and name not in loaded.producer and _same(original, value)
+        names[name] = name if unchanged else emitter.constant(np.asarray(value, dtype=np.float32), f"{name}/constant")
+    owned = {step.name for step in plan.steps}
+    copies: list[tuple[str, str]] = []
+    for tensor in region.program.outputs:
+        buffer = plan.outputs[tensor]
+        if buffer in owned and buffer not in names:
+            names[buffer] = tensor
+        else:
+            copies.append((buffer, tensor))
+    for step in plan.steps:
+        if step.name not in names:
+            names[step.name] = emitter.fresh(f"egraph_opt/{region.index}/{step.name}")
+        _emit_step(emitter, step, names, kernels)
+    for buffer, tensor in copies:
+        emitter.node("Identity", [names[buffer]], tensor)
+
+
+def _emit_step(emitter: Emitter, step: Step, names: Mapping[str, str], kernels: Mapping[str, str]) -> None:
+    try:
+        inputs = [names[source.name] for source in step.arguments]
+    except KeyError as error:
+        raise EgraphOptError(f"step {step.name!r} reads the buffer {error.args[0]!r}, which nothing fills") from None
+    output = names[step.name]
+    match step.buffer:
+        case Call() as call:
+            emit_call(emitter, call, inputs, output)
+        case Reshape(_, extents):
+            emitter.node("Reshape", [*inputs, emitter.integers(extents, "shape")], output)
+        case Compute():
+            if step.name not in kernels:
+                raise EgraphOptError(f"no kernel was given for step {step.name!r}")
+            emitter.node(kernels[step.name], inputs, output, domain=KERNEL_DOMAIN)
+
+
+def _same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    if one is other:
+        return True
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+def _needed_folded(loaded: LoadedModel, units: Iterable[_Unit]) -> list[_Unit]:
+    """Folded nodes whose results something still reads; as a Constant where what they read has vanished."""
+    needed = {name for unit in units for name in unit.reads} | {value.name for value in loaded.graph.output}
+    exists = {name for unit in units for name in unit.writes} | {value.name for value in loaded.graph.input}
+    exists |= {tensor.name for tensor in loaded.graph.initializer}
+    alive: list[int] = []
+    for i in sorted(loaded.folded, reverse=True):
+        if needed.intersection(loaded.nodes[i].output):
+            alive.append(i)
+            needed.update(loaded.uses(i))
+    kept = []
+    for i in reversed(alive):
+        node = loaded.nodes[i]
+        if exists.issuperset(loaded.uses(i)):
+            kept.append(_Unit([node]))
+        else:
+            constants = [(name, loaded.constants[name]) for name in node.output if name]
+            made = [helper.make_node("Constant", [], [n], value=numpy_helper.from_array(v)) for n, v in constants]
+            kept.append(_Unit(made))
+        exists.update(kept[-1].writes)
+    return kept
+
+
+def _ordered(units: Sequence[_Unit]) -> list[_Unit]:
+    writer = {name: i for i, unit in enumerate(units) for name in unit.writes}
+    order = topological([{writer[name] for name in unit.reads if name in writer} for unit in units])
+    if len(order) < len(units):
+        raise EgraphOptError("replacing regions made a cycle")
+    return [units[i] for i in order]
+
+
+def _copy_frame(source: ModelProto) -> ModelProto:
+    """All but nodes, initializers and what is known about intermediate tensors; never one big serialized string."""
+    model = ModelProto()
+    _copy_fields(source, model, frozenset(("graph",)))
+    left_out = frozenset(("node", "initializer", "value_info", "quantization_annotation"))
+    _copy_fields(source.graph, model.graph, left_out)
+    return model
+
+
+def _copy_fields(source: Any, target: Any, left_out: frozenset[str]) -> None:
+    for descriptor, value in source.ListFields():
+        if descriptor.name in left_out:
+            continue
+        if hasattr(value, "extend"):
+            getattr(target, descriptor.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, descriptor.name).CopyFrom(value)
+        else:
+            setattr(target, descriptor.name, value)
+
+
+def _add_initializers(model: ModelProto, original: GraphProto, made: Mapping[str, TensorProto]) -> None:
+    graph, keep = model.graph, overridable(model)
+    read = {name for node in graph.node for name in used_names(node)} | {value.name for value in graph.output} | keep
+    new = [tensor for name, tensor in made.items() if name in read]
+    if model.ir_version < 4:  # every initializer is an input there
+        gone = {tensor.name for tensor in original.initializer if tensor.name not in read}
+        inputs = [value for value in original.input if value.name not in gone]
+        inputs += [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in new]
+        del graph.input[:]
+        graph.input.extend(inputs)
+    graph.initializer.extend(tensor for tensor in original.initializer if tensor.name in read)
+    graph.initializer.extend(new)
+
+
+def _add_value_info(graph: GraphProto, original: GraphProto) -> None:
+    exists = {name for node in graph.node for name in node.output}
+    exists |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    graph.value_info.extend(value for value in original.value_info if value.name in exists)
+    graph.quantization_annotation.extend(a for a in original.quantization_annotation if a.tensor_name in exists)
+
+
+def serialized(model: ModelProto, data_file: str) -> tuple[bytes, list[bytes]]:
+    """The bytes of the model file and, for a model too large for one file, the chunks of ``data_file`` beside it.
+
+    ``model`` is changed in the second case: its large initializers point to the data file.
+    """
+    weights = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= 1024]
+    if sum(len(tensor.raw_data) for tensor in weights) <= LARGEST_MODEL:
+        return model.SerializeToString(deterministic=True), []
+    chunks, offset = list[bytes](), 0
+    for tensor in weights:
+        data = tensor.raw_data
+        gap = -offset % _ALIGNMENT
+        chunks += [bytes(gap), data]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", data_file), ("offset", str(offset + gap)), ("length", str(len(data)))):
+            tensor.external_data.add(key=key, value=value)
+        offset += gap + len(data)
+    return model.SerializeToString(deterministic=True), chunks

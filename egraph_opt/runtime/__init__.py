@@ -1,0 +1,1 @@
+"""What surrounds an optimization: reports, output files, numeric comparison, timing and progress."""

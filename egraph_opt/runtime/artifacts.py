@@ -1,0 +1,143 @@
+"""Output files: their names, and their replacement in one step.
+
+A reader sees either the old file or the whole new one: everything is written beside its final place, flushed to the
+disk and renamed. Several files are renamed only after all of them are complete.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from egraph_opt.errors import UsageError
+
+MODEL_SUFFIX = ".onnx"
+LIBRARY_SUFFIX = ".kernels.so"
+
+
+def default_output(model: Path) -> Path:
+    """MODEL.onnx → MODEL.opt.onnx, in the same folder."""
+    return model.with_name(_stem(model) + ".opt" + MODEL_SUFFIX)
+
+
+def library_path(model: Path) -> Path:
+    """The kernel library that belongs to a model file: OUT.onnx → OUT.kernels.so."""
+    return model.with_name(_stem(model) + LIBRARY_SUFFIX)
+
+
+def choose_output(model: Path, output: Path | None) -> Path:
+    """Where the optimized model goes; checked before any work is done.
+
+    The input is overwritten only where `output` names it. Raises UsageError for a place that cannot be written.
+    """
+    chosen = output if output is not None else default_output(model)
+    for path in (chosen, library_path(chosen)):
+        if path.is_dir():
+            raise UsageError(f"output {path} is a folder")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"output {path} is not a regular file")
+    folder = Path(os.path.realpath(chosen)).parent
+    if not folder.is_dir():
+        raise UsageError(f"folder {folder} of the output does not exist")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"folder {folder} of the output is not writable")
+    if output is None and _same_file(chosen, model):
+        raise UsageError(f"output {chosen} is the input; name it with -o to replace it")
+    if _same_file(library_path(chosen), model):
+        raise UsageError(f"the kernel library {library_path(chosen)} would replace the input")
+    return chosen
+
+
+def check_report_path(report: Path | None, models: Iterable[Path]) -> None:
+    """Raise UsageError for a report that could not be written or would replace one of `models`."""
+    if report is None:
+        return
+    if report.is_dir() or not report.parent.is_dir():
+        raise UsageError(f"the report cannot be written to {report}")
+    for model in models:
+        if _same_file(report, model):
+            raise UsageError(f"the report would replace {model}")
+
+
+class Publication:
+    """Files that appear together, or not at all.
+
+    ``with Publication() as publication: publication.stage(path).write_bytes(data)`` writes to a temporary neighbour of
+    `path`. Leaving the block renames everything in the order of staging, so stage the file that refers to the others
+    last; an exception inside the block removes the temporary files and leaves the old ones alone.
+    """
+
+    def __init__(self) -> None:
+        self._staged: dict[Path, Path] = {}
+        self._obsolete: list[Path] = []
+
+    def stage(self, path: Path) -> Path:
+        """The temporary path to write in place of `path`; symbolic links are followed, so the link stays one."""
+        final = Path(os.path.realpath(path))
+        if final not in self._staged:
+            # The final suffix stays: writers choose formats by it, and shared libraries load by it.
+            self._staged[final] = final.with_name(f".{secrets.token_hex(8)}{final.suffix}")
+        return self._staged[final]
+
+    def remove(self, path: Path) -> None:
+        """Remove an old file that the new ones make obsolete, after they are in place; it may be missing."""
+        self._obsolete.append(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                for temporary in self._staged.values():
+                    _flush(temporary)
+                for final, temporary in self._staged.items():
+                    os.replace(temporary, final)
+                for path in self._obsolete:
+                    path.unlink(missing_ok=True)
+                for folder in {final.parent for final in self._staged}:
+                    _flush(folder)
+        finally:
+            for temporary in self._staged.values():
+                temporary.unlink(missing_ok=True)
+
+
+def write_model(output: Path, model: bytes, library: Path | bytes | None) -> tuple[Path, ...]:
+    """Write OUT.onnx and, with a `library` (its bytes or a file to copy), OUT.kernels.so; returns the written paths.
+
+    Without a library an old OUT.kernels.so is removed: it belonged to the model that is replaced. Models over 2 GB are
+    staged by the frontend, which writes their external data through `Publication` itself.
+    """
+    beside = library_path(output)
+    with Publication() as publication:
+        if library is not None:
+            publication.stage(beside).write_bytes(library if isinstance(library, bytes) else library.read_bytes())
+        else:
+            publication.remove(beside)
+        publication.stage(output).write_bytes(model)
+    return (output,) if library is None else (output, beside)
+
+
+def _stem(model: Path) -> str:
+    return model.name[: -len(MODEL_SUFFIX)] if model.name.lower().endswith(MODEL_SUFFIX) else model.name
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other) or (
+        one.exists() and other.exists() and os.path.samefile(one, other)
+    )
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        # Some file systems refuse to flush a folder; the rename is atomic all the same.
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

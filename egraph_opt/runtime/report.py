@@ -1,0 +1,195 @@
+"""What one optimization did, as data: printed as a table, kept as JSON.
+
+Every part that a run did not reach keeps its empty default, so a report can be written at any point of the pipeline.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from egraph_opt.runtime.artifacts import Publication
+from egraph_opt.runtime.records import from_plain, to_plain
+from egraph_opt.runtime.timing import Spread, significant
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """End-to-end latencies in milliseconds, interleaved, and the spread of original / optimized per round."""
+
+    original: Spread
+    optimized: Spread
+    speedup: Spread
+    rounds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Errors of the optimized model.
+
+    `max_absolute` and `max_relative` compare it with the original in onnxruntime; relative errors are relative to the
+    largest magnitude of the output. The float64 errors (relative, too) compare both with a float64 reference and are
+    None where the reference could not be computed. `inputs` counts the random inputs, drawn from `seed`.
+    """
+
+    max_absolute: float
+    max_relative: float
+    original_float64: float | None = None
+    optimized_float64: float | None = None
+    inputs: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SaturationRound:
+    """One round of one region's saturation: e-nodes and e-classes after it and its seconds."""
+
+    e_nodes: int
+    e_classes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """The saturation of one region; `stop_reason` is "saturated" or names the limit."""
+
+    region: str
+    rounds: tuple[SaturationRound, ...]
+    stop_reason: str
+    rule_matches: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RevertedRegion:
+    """A region that kept its original nodes, and why."""
+
+    region: str
+    reason: str
+    nodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Library calls and kernels considered; the others came from the profile database or were never needed."""
+
+    total: int = 0
+    measured: int = 0
+    from_database: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything worth knowing about one optimized model.
+
+    `operators_before` and `operators_after` count nodes by operator type; generated kernels are counted apart in
+    `generated_kernels` and listed by name in `kernels`. `seconds` are per phase in the order they ran.
+    `unchanged_because` is empty when the model changed, otherwise the message for the user.
+    """
+
+    model: str
+    target: str = "cpu"
+    portable: bool = False
+    operators_before: dict[str, int] = field(default_factory=dict)
+    operators_after: dict[str, int] = field(default_factory=dict)
+    generated_kernels: int = 0
+    kernels: tuple[str, ...] = ()
+    latency: Latency | None = None
+    accuracy: Accuracy | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    saturation: tuple[Saturation, ...] = ()
+    candidates: Candidates = Candidates()
+    unchanged_because: str = ""
+    reverted: tuple[RevertedRegion, ...] = ()
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the written model differs from the original."""
+        return not self.unchanged_because
+
+    @property
+    def rule_matches(self) -> dict[str, int]:
+        """Matches per rule over all regions, most frequent first."""
+        total: dict[str, int] = {}
+        for region in self.saturation:
+            for rule, count in region.rule_matches.items():
+                total[rule] = total.get(rule, 0) + count
+        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and strings; infinities and NaN become strings, as JSON has none."""
+        return {"schema": SCHEMA, **to_plain(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`. Raises InputRejected naming the field that is missing, unknown or of a wrong
+        type."""
+        return from_plain(cls, {key: value for key, value in data.items() if key != "schema"})
+
+    def write_json(self, path: Path) -> None:
+        """Write the report atomically, keys in declaration order."""
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        with Publication() as publication:
+            publication.stage(path).write_text(text + "\n", encoding="utf-8")
+
+    def table(self) -> str:
+        """The before/after table, ready to print."""
+        return "\n".join(_table_lines(self))
+
+
+def _table_lines(report: Report) -> list[str]:
+    kind = "portable" if report.portable else "native"
+    rows: list[tuple[str, str, str]] = [("", "before", "after")]
+    rows.append(("operators", *_pair(sum(report.operators_before.values()), sum(report.operators_after.values()))))
+    for operator in _operators_in_order(report):
+        rows.append(
+            (f"  {operator}", *_pair(report.operators_before.get(operator, 0), report.operators_after.get(operator, 0)))
+        )
+    rows.append(("generated kernels", *_pair(0, report.generated_kernels)))
+    latency, accuracy = report.latency, report.accuracy
+    if latency:
+        rows.append(("latency, ms (quartiles)", str(latency.original), str(latency.optimized)))
+        rows.append(
+            ("speed-up", "", f"{latency.speedup.median:.2f}x ({latency.speedup.lower:.2f}–{latency.speedup.upper:.2f})")
+        )
+    if accuracy:
+        rows.append(("largest error, absolute", "", f"{accuracy.max_absolute:.1e}"))
+        rows.append(("largest error, of the range", "", f"{accuracy.max_relative:.1e}"))
+        if accuracy.original_float64 is not None or accuracy.optimized_float64 is not None:
+            rows.append(
+                ("error against float64", _error(accuracy.original_float64), _error(accuracy.optimized_float64))
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{report.model}  ({report.target}, {kind})"]
+    lines += [
+        f"  {label:<{widths[0]}}  {before:>{widths[1]}}  {after:>{widths[2]}}".rstrip() for label, before, after in rows
+    ]
+    lines += [f"  time spent: {_seconds(report.seconds)}"] if report.seconds else []
+    lines += [f"  kept unchanged: {report.unchanged_because}"] if report.unchanged_because else []
+    lines += [f"  region {entry.region} reverted: {entry.reason}" for entry in report.reverted]
+    lines += [f"  note: {note}" for note in report.notes]
+    return lines
+
+
+def _operators_in_order(report: Report) -> list[str]:
+    """Operator types, most frequent before the optimization first, then the new ones."""
+    before, after = report.operators_before, report.operators_after
+    return sorted({*before, *after}, key=lambda name: (-before.get(name, 0), -after.get(name, 0), name))
+
+
+def _pair(before: int, after: int) -> tuple[str, str]:
+    return str(before or "-"), str(after or "-")
+
+
+def _error(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1e}"
+
+
+def _seconds(phases: Mapping[str, float]) -> str:
+    parts = ", ".join(f"{phase} {significant(seconds, 2)}" for phase, seconds in phases.items())
+    return f"{significant(sum(phases.values()))} s ({parts})"

@@ -1,0 +1,1 @@
+"""Rewrite rules by family: equations only, no logic."""

@@ -1,0 +1,47 @@
+"""Simplifications: run to saturation between rounds; none of them makes a term larger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from egraph_opt.egraph.language import (
+    ArgsVar,
+    BufferVar,
+    ExtentsVar,
+    MapVar,
+    Rule,
+    TensorVar,
+    TextVar,
+    call,
+    each,
+    equal,
+    fill,
+    rule_group,
+)
+from egraph_opt.ir import view_algebra as by
+
+
+@rule_group("simplification")
+def simplification(
+    x: TensorVar,
+    b: BufferVar,
+    m: MapVar,
+    n: MapVar,
+    args: ArgsVar,
+    op: TextVar,
+    attributes: TextVar,
+    value: TextVar,
+    e: ExtentsVar,
+    s: ExtentsVar,
+) -> Iterator[Rule]:
+    """Views compose, the identity view is nothing, and memory that is right already stays."""
+    composed = each(by.composed, n, m)
+    yield equal("view-of-view", x.view(m).view(n), x.view(composed.map(0)))
+    yield equal("identity-view", x.view(m), x, given=[each(by.is_identity, m)])
+    yield equal("view-of-constant", fill(value, e).view(m), fill(value, each(by.constant_view, m).extents(0)))
+    yield equal("read-of-compute", x.compute().read(), x)
+    yield equal("compute-of-read", b.read().compute(), b)
+    yield equal("reshape-of-reshape", b.reshape(e).reshape(s), b.reshape(s))
+    yield equal("reshape-to-itself", call(op, attributes, args, e).reshape(e), call(op, attributes, args, e))
+    same = each(by.same_memory, m)
+    yield equal("view-is-reshape", b.read().view(m).compute(), b.reshape(same.extents(0)))
