@@ -63,3 +63,10 @@ def tvm_target() -> str:
         return f"llvm -mcpu={tvm.target.codegen.llvm_get_system_cpu()}"
     except Exception as error:  # a broken TVM fails in many ways; doctor reports them all
         return f"missing: {type(error).__name__}: {error}"
+
+
+def device_key(threads: int | None) -> str:
+    """What measurements depend on: processor, threads and the versions of everything that runs or makes code."""
+    versions = package_versions()
+    runtimes = ", ".join(f"{name} {versions.get(name, 'missing')}" for name in ("onnxruntime", "apache-tvm"))
+    return f"{processor_name()}; {threads or usable_threads()} threads; {runtimes}"

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egraph_opt.backends.onnxruntime import caller, create_process_pool, input_specs, make_session, random_inputs, run
+from egraph_opt.backends.onnxruntime import (
+    bound_caller,
+    caller,
+    create_process_pool,
+    empty_caller,
+    input_specs,
+    make_session,
+    random_inputs,
+    run,
+)
 from egraph_opt.errors import InputRejected, LimitReached
 from egraph_opt.runtime.timing import sample_turns
 
@@ -66,11 +75,48 @@ def time_models(
     return [[float(sample) for sample in samples] for samples in answer["samples"]]
 
 
+def time_each(
+    models: Sequence[TimedModel],
+    *,
+    rounds: int = 5,
+    turn_seconds: float = 0.008,
+    warm_seconds: float = 0.02,
+    threads: int | None = None,
+    timeout: float = 120.0,
+) -> list[tuple[list[float], str]]:
+    """Milliseconds per round of each model alone, one after the other, without the time of an empty run.
+
+    Gives (samples, "") or ([], reason) for each. A model that crashes or hangs the worker is found and the others are
+    timed again without it.
+    """
+    with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
+        files = [
+            [str(_as_file(timed.model, Path(folder) / f"{index}.onnx")), _optional_path(timed.kernel_library)]
+            for index, timed in enumerate(models)
+        ]
+        settings = {"rounds": rounds, "turn": turn_seconds, "warm": warm_seconds, "threads": threads}
+        return _time_files(files, settings, timeout)
+
+
+def _time_files(files: list[list[str | None]], settings: dict[str, Any], timeout: float) -> list[tuple[list[float], str]]:
+    if not files:
+        return []
+    try:
+        answer = _ask_worker({"models": files, "alone": settings}, timeout)
+        return [(list(samples), str(error)) for samples, error in answer["timed"]]
+    except (InputRejected, LimitReached) as error:
+        if len(files) == 1:
+            return [([], str(error))]
+    middle = len(files) // 2
+    return [*_time_files(files[:middle], settings, timeout), *_time_files(files[middle:], settings, timeout)]
+
+
 def work() -> None:
     """The worker: a request on stdin, the answer as the last line on stdout."""
     request = json.load(sys.stdin)
     try:
-        answer: dict[str, Any] = {"samples": _sample(request)}
+        answer: dict[str, Any]
+        answer = {"timed": _alone(request)} if "alone" in request else {"samples": _sample(request)}
     except InputRejected as error:
         answer = {"error": str(error)}
     print(json.dumps(answer))
@@ -85,6 +131,26 @@ def _sample(request: Mapping[str, Any]) -> list[list[float]]:
         run(session, inputs)
         calls.append(caller(session, inputs))
     return sample_turns(calls, rounds=request["rounds"], enough_seconds=request["enough_seconds"])
+
+
+def _alone(request: Mapping[str, Any]) -> list[tuple[list[float], str]]:
+    settings = request["alone"]
+    create_process_pool(settings["threads"])
+    turns = {"turn_seconds": settings["turn"], "warm_seconds": settings["warm"]}
+    overhead: float | None = None
+    timed: list[tuple[list[float], str]] = []
+    for model, library in request["models"]:
+        try:
+            session = make_session(model, kernel_library=library, process_pool=True)
+            call = bound_caller(session, random_inputs(input_specs(session), seed=0))
+            call()
+            if overhead is None:
+                overhead = min(sample_turns([empty_caller()], rounds=3, **turns)[0])
+            samples = sample_turns([call], rounds=settings["rounds"], **turns)[0]
+            timed.append(([max(sample - overhead, 1e-5) for sample in samples], ""))
+        except InputRejected as error:
+            timed.append(([], str(error)))
+    return timed
 
 
 def _ask_worker(request: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:

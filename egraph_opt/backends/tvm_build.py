@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 import tvm
+from tvm import tirx
+from tvm.tirx.build import codegen_build
 
 from egraph_opt.backends import tvm_lower, tvm_schedule
 from egraph_opt.errors import BackendMissing, EgraphOptError, UsageError
+from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.terms import Source, Tensor, show
 
 DOMAIN = "egraph_opt.kernels"
@@ -27,17 +30,21 @@ CODE_VERSION = 1
 
 @dataclass(frozen=True)
 class Kernel:
-    """A body over sources ``in0, in1, …`` (see program.kernel_signature), its sources in order, and a schedule text."""
+    """A body over sources ``in0, in1, …`` (see program.kernel_signature), its sources in order, and a schedule text.
+
+    The custom operator's output has ``shape`` if given, which must hold as many elements as the body.
+    """
 
     body: Tensor
     inputs: tuple[Source, ...]
     schedule: str = ""
+    shape: Extents | None = None
 
     @cached_property
     def name(self) -> str:
         """``k_`` and a hash of the content; model texts never get into it."""
         signature = ";".join(f"{source.name}{list(source.extents)}" for source in self.inputs)
-        content = f"{CODE_VERSION}|{show(self.body)}|{signature}|{self.schedule}"
+        content = f"{CODE_VERSION}|{show(self.body)}|{signature}|{self.schedule}|{self.shape}"
         return "k_" + hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
@@ -47,25 +54,33 @@ def host_target() -> dict[str, Any]:
     return {"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
 
 
-def _executable(kernel: Kernel, target: Mapping[str, Any]) -> Any:
-    schedule = tvm_schedule.parse(kernel.body, kernel.schedule)
-    module = tvm_lower.kernel_module(kernel.name, kernel.body, kernel.inputs, schedule)
-    # The body is written in the form it should have; TVM's common subexpression pass would only cost compile time.
-    with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
-        return tvm.compile(module, tvm.target.Target(dict(target)))
+def _module(kernel: Kernel, target: Mapping[str, Any]) -> Any:
+    module = tvm_lower.kernel_module(kernel.name, kernel.body, kernel.inputs, kernel.schedule)
+    goal = tvm.target.Target(dict(target))
+    # Only the passes that turn a finished loop nest into code. Kernels use flat buffers and
+    # nothing that LowerIntrin would have to expand, and the simplifier would find nothing; all of them analyse every binding, which costs minutes on long bodies.
+    passes = tirx.transform
+    steps = [
+        passes.BindTarget(goal.with_host(goal)),
+        passes.AnnotateEntryFunc(),
+        passes.SplitHostDevice(),
+        passes.MakePackedAPI(),
+        passes.LowerTVMBuiltin(),
+    ]
+    return codegen_build(tvm.transform.Sequential(steps)(module), goal)
 
 
 def compile_object(kernel: Kernel, target: Mapping[str, Any] | None = None) -> bytes:
     """The kernel as a relocatable object file for a target (default: this machine)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.o")
-        _executable(kernel, target or host_target()).mod.write_to_file(str(path))
+        _module(kernel, target or host_target()).write_to_file(str(path))
         return path.read_bytes()
 
 
 @lru_cache(maxsize=256)
 def _compiled(kernel: Kernel) -> Any:
-    return _executable(kernel, host_target()).jit()[kernel.name]
+    return _module(kernel, host_target())[kernel.name]
 
 
 def jit(kernel: Kernel) -> Any:
@@ -131,7 +146,7 @@ def _table(kernels: Sequence[Kernel]) -> str:
     """C declarations and the table of kernels that the shim includes."""
     lines = [f"int __tvm_ffi_{kernel.name}(void *, FFIAny *, int32_t, FFIAny *);" for kernel in kernels]
     for kernel in kernels:
-        shapes = [*(source.extents for source in kernel.inputs), kernel.body.extents]
+        shapes = [*(source.extents for source in kernel.inputs), kernel.body.extents if kernel.shape is None else kernel.shape]
         for i, extents in enumerate(shapes):
             values = ", ".join(map(str, extents or (1,)))
             lines.append(f"static const int64_t {kernel.name}_dims{i}[] = {{{values}}};")

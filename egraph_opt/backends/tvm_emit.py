@@ -13,6 +13,8 @@ from typing import Any
 import tvm
 from tvm import tirx
 
+from egraph_opt.errors import EgraphOptError
+
 # Everything TVM is Any here: its annotations are not to be relied on.
 Value = Any
 
@@ -41,21 +43,29 @@ def shuffle(vectors: Sequence[Value], lanes: Sequence[int]) -> Value:
     return tirx.Shuffle(list(vectors), list(lanes))
 
 
+class CodeTooLongError(EgraphOptError):
+    """A kernel body in this arrangement needs more statements than are worth compiling."""
+
+
 class Emitter:
     """A stack of statement lists; every loop and branch collects its body in a list of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._scopes: list[list[Value]] = [[]]
         self._count = 0
         self._home = self._scopes[0]
 
     def emit(self, statement: Value) -> None:
+        self._limit -= 1
+        if self._limit < 0:
+            raise CodeTooLongError("a generated kernel became too long to compile in this arrangement")
         self._scopes[-1].append(statement)
 
     def let(self, value: Value, name: str = "v") -> Value:
         """Bind a value to a new variable; TVM expressions are trees, so whatever is used twice must be bound."""
         self._count += 1
-        variable = tirx.Var(f"{name}{self._count}", value.ty if not hasattr(value, "dtype") else value.dtype)
+        variable = tirx.Var(f"{name}{self._count}", value.ty)
         self.emit(tirx.Bind(variable, value))
         return variable
 
@@ -159,7 +169,10 @@ class Emitter:
 
     def first_lanes(self, count: int, lanes: int) -> Value:
         """The constant mask of the first ``count`` lanes."""
-        return tirx.Ramp(integer(0), integer(1), lanes) < splat(integer(count), lanes)
+        # Not a comparison of constants: TVM would fold it into a vector constant of booleans, which it cannot express.
+        if lanes == 1:
+            return tirx.const(count > 0, "bool")
+        return shuffle([tirx.const(lane < count, "bool") for lane in range(lanes)], range(lanes))
 
     def transposed(self, rows: Sequence[Value], lanes: int) -> list[Value]:
         """``lanes`` vectors of ``lanes`` elements, rows and columns exchanged: log2(lanes) rounds of block swaps."""

@@ -17,7 +17,7 @@ from tvm import tirx
 
 from egraph_opt.backends import tvm_emit, tvm_math, tvm_schedule
 from egraph_opt.backends import tvm_tree as tree
-from egraph_opt.backends.tvm_emit import Emitter, integer, number, shuffle
+from egraph_opt.backends.tvm_emit import CodeTooLongError, Emitter, integer, number, shuffle
 from egraph_opt.backends.tvm_point import Array, Evaluator, Point, position, power_of_two
 from egraph_opt.backends.tvm_schedule import PHASES, Schedule
 from egraph_opt.backends.tvm_tree import Call, Condition, Constant, Guard, Load, Loop, Lowering, Node, Region, Stage
@@ -36,6 +36,8 @@ TASK_WORK = 16_384
 MOST_TASKS = 24
 # Limit on tree nodes written out because axes are cut into pieces; above it outer axes keep their conditions as masks.
 CODE_BUDGET = 4000
+# Statements in one kernel; LLVM takes about 0.1 ms for each.
+CODE_LIMIT = 8000
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,29 @@ def tasks_for(body: Tensor) -> int:
     return 1 if wanted < 2 else max(count for count in (2, 4, 8, MOST_TASKS) if count <= wanted)
 
 
-def kernel_module(name: str, body: Tensor, inputs: Sequence[Source], schedule: Schedule) -> Value:
-    """The TVM module with one function ``name(inputs..., output)``."""
+def kernel_module(name: str, body: Tensor, inputs: Sequence[Source], schedule: str) -> Value:
+    """The TVM module with one function ``name(inputs..., output)``.
+
+    Raises CodeTooLongError when a schedule given by its text makes too much code; the default one is the first that fits.
+    """
     for extents in (body.extents, *(source.extents for source in inputs)):
         if prod(extents) >= 1 << 31:
             raise EgraphOptError(f"a tensor of extents {list(extents)} is too large for a generated kernel")
+    options = [tvm_schedule.parse(body, schedule)] if schedule else tvm_schedule.candidates(body)
+    attempts = [(option, budget) for option in options for budget in (CODE_BUDGET, 0)]
+    for option, budget in attempts[:-1]:
+        try:
+            return _written(name, body, inputs, option, budget)
+        except CodeTooLongError:
+            continue
+    return _written(name, body, inputs, *attempts[-1])
+
+
+def _written(name: str, body: Tensor, inputs: Sequence[Source], schedule: Schedule, budget: int) -> Value:
     buffers = [tvm_emit.parameter(source.name, (max(prod(source.extents), 1),)) for source in inputs]
     output = tvm_emit.parameter("out", (max(prod(body.extents), 1),))
     arrays = {source.name: Array(b, prod(source.extents)) for source, b in zip(inputs, buffers, strict=True)}
-    writer = Writer(arrays)
+    writer = Writer(arrays, budget)
     if prod(body.extents):
         writer.kernel(body, schedule, Array(output, prod(body.extents)))
     return tvm_emit.function(name, [*buffers, output], writer.emitter.body())
@@ -71,11 +87,11 @@ def kernel_module(name: str, body: Tensor, inputs: Sequence[Source], schedule: S
 class Writer:
     """Writes one kernel."""
 
-    def __init__(self, arrays: dict[str, Array]) -> None:
-        self.emitter = Emitter()
+    def __init__(self, arrays: dict[str, Array], budget: int) -> None:
+        self.emitter = Emitter(CODE_LIMIT)
         self.arrays = arrays
         self.evaluator = Evaluator(self.emitter, arrays)
-        self._budget = CODE_BUDGET
+        self._budget = budget
 
     def kernel(self, body: Tensor, schedule: Schedule, output: Array) -> None:
         form = tvm_schedule.normal_form(body)
@@ -94,7 +110,7 @@ class Writer:
         sizes = [prod(_steps(piece, axis) for axis in shared) for piece, _ in regions]
         total = sum(sizes)
         tasks = min(tasks, total)
-        if not self._code_fits(region, outer, inner):
+        if not self._code_fits(regions[0][0], outer, inner):
             self._budget = 0
 
         def rows(index: Value) -> None:
@@ -110,8 +126,8 @@ class Writer:
             return
         with self.emitter.loop("task", tasks, parallel=True) as task:
             self.emitter.hoist_here()
-            low = self.emitter.let(tirx.floordiv(task * integer(total), integer(tasks)), "low")
-            high = self.emitter.let(tirx.floordiv((task + 1) * integer(total), integer(tasks)), "high")
+            low = self.emitter.let(tirx.Div(task * integer(total), integer(tasks)), "low")
+            high = self.emitter.let(tirx.Div((task + 1) * integer(total), integer(tasks)), "high")
             with self.emitter.loop("row", high - low, low=low) as row:
                 rows(row)
 
@@ -124,10 +140,10 @@ class Writer:
         digits: dict[int, tuple[Value, int]] = {}
         for axis in reversed(shared):
             count, step = _steps(region, axis), _step(region, axis)
-            digit = self.emitter.let(tirx.floormod(index, integer(count)) if axis != shared[0] else index, "i")
+            digit = self.emitter.let(tirx.Mod(index, integer(count)) if axis != shared[0] else index, "i")
             digits[axis] = digit, step
             if axis != shared[0]:
-                index = self.emitter.let(tirx.floordiv(index, integer(count)), "i")
+                index = self.emitter.let(tirx.Div(index, integer(count)), "i")
 
         def descend(piece: Region, env: Env, axes: Sequence[int]) -> None:
             if axes:
@@ -145,7 +161,7 @@ class Writer:
         elif schedule.vector is None:
             point = Point(region.extents, env)
             value = self.evaluator.value(region.value, point)
-            self.emitter.store(sink.array.buffer, position(region.target, env), value, 1)
+            self.emitter.store(sink.array.buffer, position(region.target, env, region.extents), value, 1)
         elif schedule.transpose is None:
             self.rows(region, env, schedule.vector, sink)
         else:
@@ -223,7 +239,7 @@ class Writer:
                     valid = min(lanes, -(-(extent - i) // step) - first)
                     values.append(self.evaluator.value(piece.value, Point(piece.extents, at, axis, lanes, valid)))
                     self._accumulate(sink, values[-1], lanes, valid)
-                base = position(pieces[0].target, at)
+                base = position(pieces[0].target, at, pieces[0].extents)
                 whole = min(lanes * step, extent - step * first)
                 if dense:
                     self._store_interleaved(sink, base, values, lanes, whole)
@@ -243,13 +259,13 @@ class Writer:
             if step > 1:
                 order = [(e % step) * lanes + e // step for e in range(part * lanes, (part + 1) * lanes)]
                 value = self.emitter.let(shuffle(values, order))
-            mask = None if valid == lanes else self.emitter.let(self.emitter.first_lanes(valid, lanes), "m")
+            mask = None if valid == lanes else self.emitter.first_lanes(valid, lanes)
             self.emitter.store(sink.array.buffer, base + integer(part * lanes), value, lanes, mask)
 
     def _store_strided(
         self, sink: Sink, piece: Region, phase: Region, env: Env, axis: int, value: Value, lanes: int, valid: int
     ) -> None:
-        base, stride = position(piece.target, env), phase.target.coefficient(axis)
+        base, stride = position(piece.target, env, piece.extents), phase.target.coefficient(axis)
         for lane in range(valid):
             element = value if lanes == 1 else shuffle((value,), (lane,))
             self.emitter.store(sink.array.buffer, base + integer(lane * stride), element, 1)
@@ -290,8 +306,8 @@ class Writer:
                     point = Point(piece.extents, point_env, axis, lanes, valid)
                     columns[row] = self.evaluator.value(piece.value, point)
                 groups = [emitter.transposed(columns[i : i + lanes], lanes) for i in range(0, rows, lanes)]
-                start = position(piece.target, {**at, axis: base})
-                mask = None if used == rows else emitter.let(emitter.first_lanes(used, rows), "m")
+                start = position(piece.target, {**at, axis: base}, piece.extents)
+                mask = None if used == rows else emitter.first_lanes(used, rows)
                 for lane in range(valid):
                     parts = [group[lane] for group in groups]
                     value = parts[0] if len(parts) == 1 else emitter.let(shuffle(parts, range(rows)))

@@ -35,11 +35,11 @@ def combine(operation: str) -> Callable[[Value, Value, int], Value]:
 
 
 def _maximum(a: Value, b: Value, lanes: int) -> Value:
-    return tirx.Select(tirx.isnan(a), a, tirx.Select(a > b, a, b))
+    return tirx.Select(tirx.NE(a, a), a, tirx.Select(a > b, a, b))
 
 
 def _minimum(a: Value, b: Value, lanes: int) -> Value:
-    return tirx.Select(tirx.isnan(a), a, tirx.Select(a < b, a, b))
+    return tirx.Select(tirx.NE(a, a), a, tirx.Select(a < b, a, b))
 
 
 def _clip(x: Value, low: Value, high: Value) -> Value:
@@ -65,6 +65,10 @@ def _float(bits: Value, lanes: int) -> Value:
 
 def _int(value: int, lanes: int) -> Value:
     return splat(tirx.const(value, "int32"), lanes)
+
+
+def _intrinsic(name: str, lanes: int, x: Value) -> Value:
+    return tirx.call_llvm_pure_intrin(vector_type(lanes), name, x)
 
 
 def _exp(e: Emitter, lanes: int, x: Value) -> Value:
@@ -108,7 +112,7 @@ def _log(e: Emitter, lanes: int, x: Value) -> Value:
     value = e.let(m + p + n * number(0.693359375, lanes))
     infinite = tirx.Select(x > number(3.4028235e38, lanes), x, value)
     zero = tirx.Select(tirx.EQ(x, number(0.0, lanes)), number(float("-inf"), lanes), infinite)
-    return tirx.Select(tirx.isnan(x), x, tirx.Select(x < number(0.0, lanes), number(float("nan"), lanes), zero))
+    return tirx.Select(tirx.NE(x, x), x, tirx.Select(x < number(0.0, lanes), number(float("nan"), lanes), zero))
 
 
 def _tanh(e: Emitter, lanes: int, x: Value) -> Value:
@@ -146,7 +150,7 @@ def _sigmoid(e: Emitter, lanes: int, x: Value) -> Value:
 
 
 def _softplus(e: Emitter, lanes: int, x: Value) -> Value:
-    y = e.let(_exp(e, lanes, e.let(-tirx.abs(x))))
+    y = e.let(_exp(e, lanes, e.let(-_intrinsic("llvm.fabs", lanes, x))))
     u = e.let(number(1.0, lanes) + y)
     # log(1 + y) = log(u) * y / (u - 1): the rounding error of u cancels.
     small = tirx.Select(tirx.EQ(u, number(1.0, lanes)), y, e.let(_log(e, lanes, u)) * y / (u - number(1.0, lanes)))
@@ -187,8 +191,8 @@ _FUNCTIONS: dict[str, Callable[..., Value]] = {
     "pow": _pow,
     "prelu": lambda e, lanes, x, slope: tirx.Select(x < number(0.0, lanes), x * slope, x),
     "neg": lambda e, lanes, x: -x,
-    "abs": lambda e, lanes, x: tirx.abs(x),
-    "sqrt": lambda e, lanes, x: tirx.sqrt(x),
+    "abs": lambda e, lanes, x: _intrinsic("llvm.fabs", lanes, x),
+    "sqrt": lambda e, lanes, x: _intrinsic("llvm.sqrt", lanes, x),
     "reciprocal": lambda e, lanes, x: number(1.0, lanes) / x,
     "exp": _exp,
     "log": _log,

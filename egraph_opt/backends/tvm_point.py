@@ -14,7 +14,7 @@ from egraph_opt.backends.tvm_emit import LANES, Emitter, integer, number, shuffl
 from egraph_opt.backends.tvm_tree import Call, Condition, Constant, Fold, Guard, Load, Loop, Node, Region, Stage
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import expr as ex
-from egraph_opt.ir.expr import Expr, Extents
+from egraph_opt.ir.expr import Expr, Extents, Quotient
 from egraph_opt.ir.terms import Reduce
 
 Value = Any
@@ -49,13 +49,14 @@ def power_of_two(count: int) -> int:
     return min(LANES, 1 << max(count - 1, 0).bit_length())
 
 
-def position(expression: Expr, env: Mapping[int, Value]) -> Value:
+def position(expression: Expr, env: Mapping[int, Value], extents: Extents) -> Value:
     """The expression as int32 code."""
     total: Value = integer(expression.constant)
     for atom, coefficient in expression.terms:
-        value = env[atom] if isinstance(atom, int) else None
-        if not isinstance(atom, int):
-            value = tirx.floordiv(position(atom.dividend, env), integer(atom.divisor))
+        if isinstance(atom, int):
+            value = env[atom]
+        else:
+            value = _quotient(position(atom.dividend, env, extents), atom, extents, 1)
         total = total + (value * integer(coefficient) if coefficient != 1 else value)
     return total
 
@@ -63,7 +64,7 @@ def position(expression: Expr, env: Mapping[int, Value]) -> Value:
 def lane_positions(expression: Expr, point: Point) -> Value:
     """The expression at every lane."""
     if point.axis not in expression.iterators:
-        return splat(position(expression, point.env), point.lanes)
+        return splat(position(expression, point.env, point.extents), point.lanes)
     total: Value = splat(integer(expression.constant), point.lanes)
     for atom, coefficient in expression.terms:
         if atom == point.axis:
@@ -71,9 +72,19 @@ def lane_positions(expression: Expr, point: Point) -> Value:
         elif isinstance(atom, int):
             value = splat(point.env[atom], point.lanes)
         else:
-            value = tirx.floordiv(lane_positions(atom.dividend, point), splat(integer(atom.divisor), point.lanes))
+            value = _quotient(lane_positions(atom.dividend, point), atom, point.extents, point.lanes)
         total = total + value * splat(integer(coefficient), point.lanes)
     return total
+
+
+def _quotient(dividend: Value, atom: Quotient, extents: Extents, lanes: int) -> Value:
+    """Floor division by the machine's truncating one: the dividend is moved up so that it is never negative."""
+    low, _ = ex.bounds(atom.dividend, extents)
+    shift = max(0, -(low // atom.divisor))
+    if shift:
+        dividend = dividend + splat(integer(shift * atom.divisor), lanes)
+    value = tirx.Div(dividend, splat(integer(atom.divisor), lanes))
+    return value - splat(integer(shift), lanes) if shift else value
 
 
 class Evaluator:
@@ -126,15 +137,12 @@ class Evaluator:
 
     def _holds(self, conditions: Sequence[Condition], point: Point, lanes: int) -> Value:
         """All conditions, per lane; with ``lanes`` 1 they must not depend on the vector axis."""
+        # Conditions are not bound to variables: TVM's code generator would analyse them, slowly, and fails on vectors.
         total: Value = None
         for condition in conditions:
-            key = (condition, lanes)
-            if key not in point.known:
-                wide = lanes > 1 and point.axis in condition.expr.iterators
-                at = lane_positions(condition.expr, point) if wide else position(condition.expr, point.env)
-                test = _within(at, condition, point.extents, lanes if wide else 1)
-                point.known[key] = (condition, splat(self.emitter.let(test, "c"), 1 if wide else lanes))
-            test = point.known[key][1]
+            wide = lanes > 1 and point.axis in condition.expr.iterators
+            at = lane_positions(condition.expr, point) if wide else position(condition.expr, point.env, point.extents)
+            test = splat(_within(at, condition, point.extents, lanes if wide else 1), 1 if wide else lanes)
             total = test if total is None else tirx.And(total, test)
         return total
 
@@ -162,7 +170,7 @@ class Evaluator:
             low, high = ex.bounds(node.offset, point.extents)
             if varying and (low < 0 or high >= array.size):
                 uniform.append(Condition(node.offset, 0, array.size))
-            at = position(node.offset, point.env)
+            at = position(node.offset, point.env, point.extents)
             if uniform:
                 single = emitter.load_masked(array.buffer, at, 1, self._holds(uniform, point, 1), other)
             else:
@@ -174,12 +182,12 @@ class Evaluator:
         affine = not any(point.axis in quotient.dividend.iterators for quotient, _ in node.offset.quotients)
         stride = node.offset.coefficient(point.axis) if affine and point.axis is not None else 0
         if affine and stride == 1:
-            at, mask = position(node.offset, point.env), self._mask(conditions, point)
+            at, mask = position(node.offset, point.env, point.extents), self._mask(conditions, point)
             if mask is None:
                 return emitter.load(array.buffer, at, lanes)
-            return emitter.load_masked(array.buffer, at, lanes, emitter.let(mask, "m"), other)
+            return emitter.load_masked(array.buffer, at, lanes, mask, other)
         if affine and not conditions and point.valid == lanes:
-            return emitter.load_strided(array.buffer, position(node.offset, point.env), stride, lanes)
+            return emitter.load_strided(array.buffer, position(node.offset, point.env, point.extents), stride, lanes)
         return self._lane_by_lane(node, point, conditions, other)
 
     def _lane_by_lane(self, node: Load, point: Point, conditions: Conditions, other: float) -> Value:
@@ -190,10 +198,10 @@ class Evaluator:
                 parts.append(number(other, 1))
                 continue
             env = {**point.env, point.axis: point.env[point.axis] + lane}
-            at = position(node.offset, env)
-            tests = [_within(position(c.expr, env), c, point.extents, 1) for c in conditions]
+            at = position(node.offset, env, point.extents)
+            tests = [_within(position(c.expr, env, point.extents), c, point.extents, 1) for c in conditions]
             if tests:
-                parts.append(self.emitter.let(self.emitter.load_masked(array.buffer, at, 1, tirx.all(*tests), other)))
+                parts.append(self.emitter.let(self.emitter.load_masked(array.buffer, at, 1, _all(tests), other)))
             else:
                 parts.append(self.emitter.let(self.emitter.load(array.buffer, at, 1)))
         return shuffle(parts, range(point.lanes))
@@ -284,12 +292,19 @@ def _within(at: Value, condition: Condition, extents: Extents, lanes: int) -> Va
     low, high = ex.bounds(condition.expr, extents)
     tests = []
     if low < condition.low:
-        tests.append(at >= splat(integer(condition.low), lanes))
+        tests.append(tirx.GE(at, splat(integer(condition.low), lanes)))
     if high >= condition.high:
-        tests.append(at < splat(integer(condition.high), lanes))
+        tests.append(tirx.LT(at, splat(integer(condition.high), lanes)))
     if not tests:
         return splat(tirx.const(True, "bool"), lanes)
     return tests[0] if len(tests) == 1 else tirx.And(*tests)
+
+
+def _all(tests: Sequence[Value]) -> Value:
+    total = tests[0]
+    for test in tests[1:]:
+        total = tirx.And(total, test)
+    return total
 
 
 def _fused(region: Region, iterators: tuple[int, ...]) -> tuple[Region, list[int]]:

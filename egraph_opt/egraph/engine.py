@@ -2,19 +2,23 @@
 
 ``Node`` mirrors every constructor and is never unioned: ``(NView x m)`` names the e-node ``(View x m)``, so the relation
 ``derived`` can record which rule made which e-node equal to which.
+
+Python functions of rules are answered in batches: a *find* rule collects the distinct arguments of all matches in a
+relation, Python answers those it was never asked before as rows of a second relation, and the rule itself joins its
+pattern with them. So a function is called once for equal arguments, and the matching itself stays inside egglog.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
 
 from egglog import bindings
 
 from egraph_opt.egraph import language, primitives
-from egraph_opt.egraph.language import Constant, Each, Field, Node, Pattern, Rule, RuleGroup, Variable
+from egraph_opt.egraph.language import Constant, Field, Node, Pattern, Rule, RuleGroup, Variable
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir.program import Program
 from egraph_opt.ir.terms import Apply, Buffer, Call, Compute, Fill, Read, Reduce, Reshape, Softmax, Source, Tensor, View
@@ -38,8 +42,6 @@ CONSTRUCTORS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "Nil": ((), "Args"),
     "Cons": (("Buffer", "Args"), "Args"),
 }
-# The most firings one match of a rule may have.
-CHOICES = 128
 
 
 def _schema() -> str:
@@ -47,8 +49,7 @@ def _schema() -> str:
     for name, (inputs, output) in CONSTRUCTORS.items():
         lines.append(f"(constructor {name} ({' '.join(inputs)}) {output})")
         lines.append(f"(constructor N{name} ({' '.join(inputs)}) Node)")
-    lines += ["(relation derived (String Node Node))", "(relation choice (i64))"]
-    lines += [f"(choice {i})" for i in range(CHOICES)]
+    lines.append("(relation derived (String Node Node))")
     return "\n".join(lines)
 
 
@@ -69,6 +70,8 @@ class EGraph:
     def __init__(self) -> None:
         self.egglog = bindings.EGraph()
         self.groups: dict[str, RuleGroup] = {}
+        self._questions: dict[str, list[_Question]] = {}
+        self._commands: dict[str, list[bindings._Command]] = {}
         self.run_text(_schema())
 
     def run_text(self, text: str) -> list[bindings._CommandOutput]:
@@ -81,9 +84,12 @@ class EGraph:
             if group.name in self.groups:
                 continue
             self.groups[group.name] = group
-            self.run_text(f"(ruleset {group.name}) (ruleset {group.name}-find)")
+            self.run_text(f"(ruleset {group.name}) (ruleset {group.name}-find) (ruleset {group.name}-forget)")
             for rule in group.rules:
-                self.run_text(compile_rule(rule, group.name))
+                compiler = _Compiler(rule, group.name)
+                self.run_text(compiler.text())
+                if compiler.question is not None:
+                    self._questions.setdefault(group.name, []).append(compiler.question)
 
     def add_program(self, program: Program) -> None:
         """Add every definition; the tensor ``name`` is then the class of ``(Named name)``."""
@@ -93,6 +99,8 @@ class EGraph:
             expression = encode(term, defined)
             named = _call("Named", _text(name))
             commands.append(bindings.ActionCommand(bindings.Union(_SPAN, named, expression)))
+            # Every tensor of the program may be materialized, whatever the rules do.
+            commands.append(bindings.ActionCommand(bindings.Expr_(_SPAN, _call("Compute", named))))
             defined.add(name)
         for output in program.outputs:
             if output not in defined:
@@ -111,20 +119,49 @@ class EGraph:
         matches: dict[str, int] = {}
         changed = False
         for group in groups:
-            once = f"(seq (run {group}-find) (run {group}))"
-            for output in self.run_text(f"(run-schedule {f'(saturate {once})' if until_saturated else once})"):
-                report = output.report  # type: ignore[union-attr]
-                changed = changed or report.updated
-                for rule, number in report.num_matches_per_rule.items():
-                    name = rule.removesuffix("?")
-                    if name == rule:
-                        matches[name] = matches.get(name, 0) + number
+            while True:
+                self._answer(group)
+                again = False
+                for output in self._run_cached(f"(run-schedule (run {group}))"):
+                    report = output.report  # type: ignore[union-attr]
+                    again = again or report.updated
+                    for rule, number in report.num_matches_per_rule.items():
+                        matches[rule] = matches.get(rule, 0) + number
+                changed = changed or again
+                if not (again and until_saturated):
+                    break
         return RoundReport(changed, matches)
+
+    def _run_cached(self, text: str) -> list[bindings._CommandOutput]:
+        if text not in self._commands:
+            self._commands[text] = self.egglog.parse_program(text)
+        return self.egglog.run_program(*self._commands[text])
+
+    def _answer(self, group: str) -> None:
+        """Collect the questions of a group's new matches and answer those that are new."""
+        if group not in self._questions:
+            return
+        self._run_cached(f"(run-schedule (run {group}-find))")
+        rows: list[bindings._Command] = []
+        for question in self._questions[group]:
+            (asked,) = self._run_cached(f"(print-function {question.table})")
+            terms = asked.termdag  # type: ignore[union-attr]
+            for term, _ in asked.terms:  # type: ignore[union-attr]
+                arguments = tuple(terms.get(child).value.value for child in terms.get(term).args)
+                if arguments in question.answered:
+                    continue
+                question.answered.add(arguments)
+                given = [_literal(argument) for argument in arguments]
+                for record in primitives.answers(question.rule, arguments):
+                    row = _call(question.table + "!", *given, *map(_literal, record))
+                    rows.append(bindings.ActionCommand(bindings.Expr_(_SPAN, row)))
+        self.egglog.run_program(*rows)
+        self._run_cached(f"(run-schedule (run {group}-forget))")
 
     def size(self) -> int:
         """Number of e-nodes (rows of the tensor and buffer constructors)."""
-        functions = self.egglog.freeze().functions
-        return sum(len(functions[name].rows) for name in CONSTRUCTORS if name in functions and name != "Named")
+        (sizes,) = self._run_cached("(print-size)")
+        return sum(size for name, size in sizes.sizes if name in CONSTRUCTORS and name != "Named")  # type: ignore[union-attr]
 
 
 _SPAN = bindings.PanicSpan()
@@ -136,6 +173,10 @@ def _text(value: str) -> bindings.Lit:
 
 def _number(value: int) -> bindings.Lit:
     return bindings.Lit(_SPAN, bindings.Int(value))
+
+
+def _literal(value: str | int) -> bindings.Lit:
+    return _number(value) if isinstance(value, int) else _text(value)
 
 
 def _call(name: str, *arguments: bindings._Expr) -> bindings.Call:
@@ -188,6 +229,15 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
+@dataclass
+class _Question:
+    """What a rule's Python functions are asked: ``table`` holds the arguments of its matches."""
+
+    rule: Rule
+    table: str
+    answered: set[tuple[str | int, ...]] = field(default_factory=set)
+
+
 class _Compiler:
     """Turns one rule into egglog text."""
 
@@ -196,40 +246,30 @@ class _Compiler:
         self.ruleset = ruleset
         self.fresh = count()
         self.facts: list[str] = []
-        self.fields: dict[Field, str] = {}
+        self.question: _Question | None = None
 
     def text(self) -> str:
         rule = self.rule
         root = self.match(rule.left)
-        bound = list(dict.fromkeys(v.name for v in language.variables(rule.left)))
-        sorts = {v.name: v.sort for v in language.variables(rule.left)}
-        generators = language.fields(rule.right)
-        if len(generators) > 1:
-            raise EgraphOptError(
-                f"rule {rule.name!r}: the right-hand side uses {len(generators)} each() values; combine them"
-            )
-        for condition in rule.given:
-            self.facts.append(f'(!= {self.invoke(condition)} "")')
         name = _quoted(rule.name)
-        if not generators:
-            head = self.head(root)
-            return f"(rule ({' '.join(self.facts)}) ({head}) :ruleset {self.ruleset} :name {name})"
-        table = "options-" + rule.name
-        columns = ["Tensor" if rule.left.sort == "Tensor" else "Buffer", *(sorts[v] for v in bound), "String", "i64"]
-        first = [
-            *self.facts,
-            f"(= records {self.invoke(generators[0])})",
-            '(!= records "")',
-            f'(= number (count-matches (py-to-string (py-call {_COUNT} (py-from-string records))) "1"))',
-        ]
-        row = f"({table} {root} {' '.join(bound)} records number)"
-        self.facts = [row, "(choice turn)", "(< turn number)"]
-        head = self.head(root)  # collects the fields it needs
+        if not rule.calls:
+            return f"(rule ({' '.join(self.facts)}) ({self.head(root)}) :ruleset {self.ruleset} :name {name})"
+        table = f"ask-{self.ruleset}-{rule.name}"
+        self.question = _Question(rule, table)
+        asked = rule.asked
+        variables = " ".join(variable.name for variable in asked)
+        columns = " ".join(variable.sort for variable in asked)
+        answers = " ".join(f.sort for f in rule.answered)
+        fields = " ".join(_field_name(f) for f in rule.answered)
+        facts = " ".join(self.facts)
         return "\n".join(
             [
-                f"(relation {table} ({' '.join(columns)}))",
-                f"(rule ({' '.join(first)}) ({row}) :ruleset {self.ruleset}-find :name {_quoted(rule.name + '?')})",
-                f"(rule ({' '.join(self.facts)}) ({head}) :ruleset {self.ruleset} :name {name})",
+                f"(relation {table} ({columns}))",
+                f"(relation {table}! ({columns} {answers}))",
+                f"(rule ({facts}) (({table} {variables})) :ruleset {self.ruleset}-find)",
+                f"(rule (({table} {variables})) ((delete ({table} {variables}))) :ruleset {self.ruleset}-forget)",
+                f"(rule ({facts} ({table}! {variables} {fields})) ({self.head(root)})"
+                f" :ruleset {self.ruleset} :name {name})",
             ]
         )
 
@@ -247,14 +287,6 @@ class _Compiler:
                 return name
         raise EgraphOptError(f"rule {self.rule.name!r}: a computed field cannot be matched")
 
-    def invoke(self, each: Each) -> str:
-        key = primitives.register(self.rule.name, each)
-        arguments = [f'(py-from-string "{key}")']
-        for argument in each.arguments:
-            convert = "py-from-int" if argument.sort == "i64" else "py-from-string"
-            arguments.append(f"({convert} {self.match(argument)})")
-        return f"(py-to-string (py-call {_CALL} {' '.join(arguments)}))"
-
     def head(self, root: str) -> str:
         right = self.build(self.rule.right)
         actions = f"(union {root} {right})"
@@ -268,24 +300,15 @@ class _Compiler:
 
     def build(self, pattern: Pattern) -> str:
         match pattern:
-            case Field(sort, _, index):
-                if pattern not in self.fields:
-                    name = self.fields[pattern] = f"field{index}"
-                    function = _PICK if sort == "String" else _PICK_INTEGER
-                    picked = f"(py-to-string (py-call {function} (py-from-string records) (py-from-int turn) (py-from-int {index})))"
-                    self.facts.append(
-                        f"(= {name} {picked})" if sort == "String" else f'(= {name} (count-matches {picked} "1"))'
-                    )
-                return self.fields[pattern]
+            case Field():
+                return _field_name(pattern)
             case Node(_, constructor, arguments):
                 return f"({constructor} {' '.join(self.build(argument) for argument in arguments)})"
         return self.match(pattern)
 
 
-_CALL = primitives.reference(primitives.call)
-_COUNT = primitives.reference(primitives.count)
-_PICK = primitives.reference(primitives.pick)
-_PICK_INTEGER = primitives.reference(primitives.pick_integer)
+def _field_name(part: Field) -> str:
+    return f"field{part.index}"
 
 
 def compile_rule(rule: Rule, ruleset: str) -> str:

@@ -16,6 +16,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal
 
 from egraph_opt.errors import EgraphOptError
@@ -171,16 +172,33 @@ class Rule:
 
     def __post_init__(self) -> None:
         bound = {variable.name for variable in variables(self.left)}
-        used = [v for side in (self.right, *self._calls()) for v in variables(side)]
+        used = [v for side in (self.right, *self.calls) for v in variables(side)]
         for variable in used:
             if variable.name not in bound:
                 raise EgraphOptError(
                     f"rule {self.name!r}: variable {variable.name!r} is not bound by the left-hand side;"
                     " use it there or compute it with each()"
                 )
+        if len(fields(self.right)) > 1:
+            raise EgraphOptError(
+                f"rule {self.name!r}: the right-hand side uses {len(fields(self.right))} each() values; combine them"
+            )
 
-    def _calls(self) -> list[Each]:
-        return [*fields(self.right), *self.given]
+    @cached_property
+    def calls(self) -> list[Each]:
+        """The Python functions of the rule: its conditions and what its right-hand side computes."""
+        return [*self.given, *fields(self.right)]
+
+    @cached_property
+    def asked(self) -> list[Variable]:
+        """The variables its Python functions are called with, each once."""
+        return list(dict.fromkeys(v for each_ in self.calls for v in variables(each_)))
+
+    @cached_property
+    def answered(self) -> list[Field]:
+        """The computed fields its right-hand side uses, each once and in order."""
+        found = {part for part in _parts(self.right) if isinstance(part, Field)}
+        return sorted(found, key=lambda part: part.index)
 
 
 def variables(pattern: Pattern | Each) -> Iterator[Variable]:
@@ -198,19 +216,16 @@ def variables(pattern: Pattern | Each) -> Iterator[Variable]:
                 yield from variables(argument)
 
 
+def _parts(pattern: Pattern) -> Iterator[Pattern]:
+    yield pattern
+    if isinstance(pattern, Node):
+        for argument in pattern.arguments:
+            yield from _parts(argument)
+
+
 def fields(pattern: Pattern) -> list[Each]:
     """The computed values a pattern uses, each once."""
-    found: list[Each] = []
-
-    def walk(part: Pattern) -> None:
-        if isinstance(part, Field) and part.call not in found:
-            found.append(part.call)
-        elif isinstance(part, Node):
-            for argument in part.arguments:
-                walk(argument)
-
-    walk(pattern)
-    return found
+    return list(dict.fromkeys(part.call for part in _parts(pattern) if isinstance(part, Field)))
 
 
 def equal(

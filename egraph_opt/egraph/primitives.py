@@ -1,25 +1,21 @@
-"""Python functions as egglog primitives: everything crosses the border as text.
+"""The Python functions of rules, called with the texts and integers that egglog knows.
 
-egglog calls :func:`call`, :func:`count` and :func:`pick` (by reference, never by pickled value). A call returns records
-separated by control characters; integers cross back in unary, because egglog can count matches in a text but not parse one.
+Index maps and extents are texts inside the e-graph; the texts are decoded before a call and encoded after it.
 """
 
 from __future__ import annotations
 
-import base64
-import pickle
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from egraph_opt.egraph.language import Constant, Each, Kind, format_extents, parse_extents
+from egraph_opt.egraph.language import Constant, Each, Rule, Variable, format_extents, parse_extents
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import maps
 from egraph_opt.ir.maps import IndexMap
 
-_RECORD, _FIELD = "\x1e", "\x1f"
-_registered: list[tuple[str, Each]] = []
-_keys: dict[tuple[str, Each], str] = {}
+Literal = str | int
+
 _maps: dict[str, IndexMap] = {}
 
 
@@ -35,66 +31,52 @@ def map_text(index: IndexMap) -> str:
 
 
 def map_of(text: str) -> IndexMap:
+    """The map of a text; raises EgraphOptError when it is not one."""
     found = _maps.get(text)
     if found is None:
         found = _maps[text] = maps.parse(text)
     return found
 
 
-def register(rule: str, each: Each) -> str:
-    """The key under which :func:`call` finds a rule's function."""
-    identity = (rule, each)
-    if identity not in _keys:
-        _keys[identity] = str(len(_registered))
-        _registered.append(identity)
-    return _keys[identity]
+def answers(rule: Rule, arguments: tuple[Literal, ...]) -> list[tuple[Literal, ...]]:
+    """The values of ``rule.answered`` for every firing with these values of ``rule.asked``; none when a condition fails.
 
-
-@lru_cache(maxsize=None)
-def call(key: str, *arguments: str) -> str:
-    """All records a registered function returns for these arguments; empty text for none."""
-    rule, each = _registered[int(key)]
-    values = [_decode(argument, slot) for argument, slot in zip(arguments, each.arguments, strict=True)]
+    Raises RuleError when a function of the rule raises.
+    """
+    bound = {variable.name: value for variable, value in zip(rule.asked, arguments, strict=True)}
+    records: tuple[tuple[Literal, ...], ...] = ((),)
     try:
-        records = each.function(*values)
-        return _RECORD.join(_FIELD.join(_encode(field) for field in record) for record in records)
+        for each in rule.calls:
+            records = _call(each, tuple(_argument(slot, bound) for slot in each.arguments))
+            if not records:
+                return []
     except Exception as error:
-        raise RuleError(f"rule {rule!r}: {each.function.__name__} raised {type(error).__name__}: {error}") from error
+        raise RuleError(f"rule {rule.name!r}: {each.function.__name__} raised {type(error).__name__}: {error}") from error
+    return [tuple(record[field.index] for field in rule.answered) for record in records]
 
 
-@lru_cache(maxsize=None)
-def count(records: str) -> str:
-    """Number of records, in unary."""
-    return "1" * (records.count(_RECORD) + 1)
+def _argument(slot: Variable | Constant, bound: Mapping[str, Literal]) -> Literal:
+    return slot.value if isinstance(slot, Constant) else bound[slot.name]
 
 
-@lru_cache(maxsize=None)
-def pick(records: str, record: int, field: int) -> str:
-    return records.split(_RECORD)[record].split(_FIELD)[field]
+@lru_cache(maxsize=200_000)
+def _call(each: Each, arguments: tuple[Literal, ...]) -> tuple[tuple[Literal, ...], ...]:
+    values = [_decode(argument, slot) for argument, slot in zip(arguments, each.arguments, strict=True)]
+    return tuple(tuple(map(_encode, record)) for record in each.function(*values))
 
 
-@lru_cache(maxsize=None)
-def pick_integer(records: str, record: int, field: int) -> str:
-    return "1" * int(pick(records, record, field))
-
-
-def _decode(text: str | int, slot: Any) -> Any:
-    kind: Kind | None = None if isinstance(slot, Constant) else slot.kind
+def _decode(value: Literal, slot: Variable | Constant) -> Any:
+    kind = None if isinstance(slot, Constant) else slot.kind
     if kind == "map":
-        return map_of(str(text))
+        return map_of(str(value))
     if kind == "extents":
-        return parse_extents(str(text))
-    return text
+        return parse_extents(str(value))
+    return value
 
 
-def _encode(value: Any) -> str:
+def _encode(value: Any) -> Literal:
     if isinstance(value, IndexMap):
         return map_text(value)
     if isinstance(value, tuple):
         return format_extents(value)
-    return str(value)
-
-
-def reference(function: Callable[..., str]) -> str:
-    """egglog text of a module-level Python function, pickled by reference."""
-    return f'(py-object "{base64.b64encode(pickle.dumps(function, protocol=5)).decode()}")'
+    return value if isinstance(value, int) else str(value)

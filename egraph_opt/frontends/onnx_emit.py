@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.frontends.onnx_model import Array
-from egraph_opt.ir import scalar
+from egraph_opt.ir import library, scalar
 from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.terms import Call
 
@@ -69,16 +69,15 @@ class Emitter:
 
 @dataclass(frozen=True)
 class Attributes:
-    """The attribute text of a call, ``key=value;key=value``, parsed on demand."""
+    """The attributes of a call, read from their canonical text as the operator needs them."""
 
     text: str
 
-    def __post_init__(self) -> None:
-        if any("=" not in part for part in self.text.split(";") if part):
-            raise EgraphOptError(f"not an attribute text: {self.text!r}")
-
     def get(self, key: str) -> str | None:
-        return next((v for k, _, v in (part.partition("=") for part in self.text.split(";")) if k == key), None)
+        try:
+            return library.parse_attributes(self.text).get(key)
+        except ValueError:
+            raise EgraphOptError(f"not an attribute text: {self.text!r}") from None
 
     def integer(self, key: str) -> int | None:
         value = self.get(key)
@@ -101,9 +100,9 @@ def emit_call(emitter: Emitter, call: Call, inputs: Sequence[str], output: str) 
     Raises NotExpressible when the model's opset has no operator for it, EgraphOptError for an unknown operator.
     """
     attributes = Attributes(call.attributes)
-    chain = [text for text in (attributes.get("then") or "").split("|") if text]
+    chain = [text for text in (attributes.get(library.EPILOGUE_ATTRIBUTE) or "").split("|") if text]
     result = emitter.fresh(f"{output}/before") if chain else output
-    function = attributes.get("function")
+    function = attributes.get(library.POINTWISE_ATTRIBUTE)
     if function is not None:
         emit_function(emitter, function, inputs, result)
     elif call.operator in _EMIT:

@@ -187,7 +187,7 @@ def _is_treacherous(node: NodeProto, inputs: Mapping[str, Array]) -> bool:
         if target not in small:
             return True
         if values[0].dtype.kind == "f":
-            return not bool(np.all(np.isfinite(values[0]) & (np.abs(values[0]) < 2**31)))
+            return not bool(np.all(np.abs(values[0].astype(np.float64)) < 2**31))  # not a number is not less
         return (
             target == TensorProto.INT32
             and bool(values[0].size)

@@ -10,12 +10,13 @@ from math import prod
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, defs, helper, numpy_helper
 
 from egraph_opt.errors import InputRejected, one_line
+from egraph_opt.frontends.onnx_external import load_external_data
 from egraph_opt.frontends.onnx_folding import Folder
 from egraph_opt.frontends.onnx_inference import infer, skeleton
-from egraph_opt.frontends.onnx_model import Array, LoadedModel, TensorType, overridable, subgraphs, used_names
+from egraph_opt.frontends.onnx_model import Array, LoadedModel, TensorType, opset_of, overridable, subgraphs, used_names
 
 # Inference and folding feed each other; every round makes progress, exporters' models need two.
 _ROUNDS = 8
@@ -38,9 +39,11 @@ def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedModel:
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise InputRejected("the model has no graph")
     _check_initializers(model.graph)
-    _load_external_data(model, path)
+    load_external_data(model, path)
     _check_names(model.graph, frozenset(), "")
     _sort_nodes(model.graph)
+    if opset_of(model) > defs.onnx_opset_version():
+        raise InputRejected(f"opset {opset_of(model)} is newer than {defs.onnx_opset_version()}, the newest known here")
     bare = skeleton(model)
     try:
         checker.check_model(_as_the_checker_likes(bare))
@@ -50,11 +53,14 @@ def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedModel:
 
 
 def _as_the_checker_likes(bare: ModelProto) -> ModelProto:
-    """A copy without the two liberties that onnxruntime allows and the checker does not."""
+    """A copy without the liberties that onnxruntime allows and the checker does not."""
     model = ModelProto()
     model.CopyFrom(bare)
     if model.ir_version == 3:
         model.ir_version = 4  # version 3 wants every initializer among the inputs
+    for value in model.graph.output:
+        if value.type.WhichOneof("value") is None:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
     for value in (*model.graph.input, *model.graph.output):
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()  # an unknown rank
@@ -224,77 +230,3 @@ def topological(waiting: list[set[int]]) -> list[int]:
             if missing[j] == 0:
                 heapq.heappush(ready, j)
     return order
-
-
-def _load_external_data(model: ModelProto, path: Path | None) -> None:
-    for tensor in _tensors(model):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        if path is None:
-            raise InputRejected(f"the tensor {tensor.name!r} lies in another file; pass the model's path instead")
-        tensor.raw_data = _external_bytes(tensor, path)
-        tensor.data_location = TensorProto.DEFAULT
-        del tensor.external_data[:]
-
-
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    yield from _tensors_of_graph(model.graph)
-    for function in model.functions:
-        yield from _tensors_of_nodes(function.node)
-
-
-def _tensors_of_graph(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield sparse.values
-        yield sparse.indices
-    yield from _tensors_of_nodes(graph.node)
-
-
-def _tensors_of_nodes(nodes: object) -> Iterator[TensorProto]:
-    for node in nodes:  # type: ignore[attr-defined]
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-        for inner in subgraphs(node):
-            yield from _tensors_of_graph(inner)
-
-
-def _external_bytes(tensor: TensorProto, path: Path) -> bytes:
-    """The bytes of a tensor stored beside the model; raises InputRejected for anything outside its folder."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location, what = entries.get("location", ""), f"external data of {tensor.name!r}"
-    folder = os.path.realpath(path.parent)
-    target = os.path.realpath(os.path.join(folder, location)) if "\0" not in location else folder
-    parts = location.replace("\\", "/").split("/")
-    if not location or os.path.isabs(location) or ".." in parts or os.path.commonpath([folder, target]) != folder:
-        raise InputRejected(f"{what}: the location {location!r} is not inside the model's folder")
-    try:
-        offset = int(entries.get("offset", "0"))
-        with open(target, "rb", opener=_open_regular) as file:
-            size = os.fstat(file.fileno()).st_size
-            most = 16 * prod(tensor.dims)
-            length = int(entries["length"]) if "length" in entries else min(size - offset, _byte_count(tensor))
-            if not (0 <= offset <= size and 0 <= length <= min(size - offset, most)):
-                raise InputRejected(f"{what}: {length} bytes at {offset} of {location!r}, which has {size}")
-            file.seek(offset)
-            data = file.read(length)
-    except (OSError, ValueError) as error:
-        raise InputRejected(f"{what}: cannot read {location!r}: {getattr(error, 'strerror', None) or error}") from error
-    return data
-
-
-def _byte_count(tensor: TensorProto) -> int:
-    bits = 4 if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1) else 0
-    width = bits or 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    return -(-int(prod(tensor.dims)) * width // 8)
-
-
-def _open_regular(name: str, flags: int) -> int:
-    # O_NONBLOCK: opening a FIFO would wait for ever.
-    descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{name} is not a regular file")
-    return descriptor

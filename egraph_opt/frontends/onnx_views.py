@@ -135,12 +135,12 @@ def slice_(node: NodeContext) -> Encoded:
     require(len(starts) == len(ends) == len(axes) == len(steps) and 0 not in steps, "odd lengths or steps")
     extents, indices = list(x.extents), _iterators(x.extents)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        # Python's slices clamp exactly as ONNX's do, apart from a negative end below the first element.
         n = x.extents[axis]
-        if step < 0 and end < -n:
-            span = range(*slice(start, None, step).indices(n))
-        else:
-            span = range(*slice(start, end, step).indices(n))
+        # Unlike Python, ONNX lets a backward slice begin at the first element even when it starts before it.
+        low, high = (0, n) if step > 0 else (-1, n - 1)
+        first = min(max(start + n if start < 0 else start, 0), high)
+        last = min(max(end + n if end < 0 else end, low), high)
+        span = range(first, last, step)
         require(len(span) > 0, "empty")
         extents[axis] = len(span)
         indices[axis] = ex.iterator(axis) * step + span.start

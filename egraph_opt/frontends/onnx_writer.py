@@ -90,12 +90,12 @@ def _emit_plan(emitter: Emitter, loaded: LoadedModel, region: Region, plan: Plan
     for step in plan.steps:
         if step.name not in names:
             names[step.name] = emitter.fresh(f"egraph_opt/{region.index}/{step.name}")
-        _emit_step(emitter, step, names, kernels)
+        emit_step(emitter, step, names, kernels)
     for buffer, tensor in copies:
         emitter.node("Identity", [names[buffer]], tensor)
 
 
-def _emit_step(emitter: Emitter, step: Step, names: Mapping[str, str], kernels: Mapping[str, str]) -> None:
+def emit_step(emitter: Emitter, step: Step, names: Mapping[str, str], kernels: Mapping[str, str]) -> None:
     try:
         inputs = [names[source.name] for source in step.arguments]
     except KeyError as error:

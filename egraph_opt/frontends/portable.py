@@ -68,6 +68,8 @@ class _Writer(StepWriter):
                 return self._sum(term)
             case Apply(function, arguments):
                 return self._apply(function, tuple(self.tensor(argument) for argument in arguments))
+            case View(_, index) if any(guard.is_constant and guard.constant for guard in index.guards):
+                return self.constant(index.fill, index.result)  # it reads nothing
             case View(inner, index):
                 return view(self, self.tensor(inner), index)
             case Softmax(inner, count):

@@ -75,6 +75,38 @@ class Contraction:
     def is_reduced(self, iterator: int) -> bool:
         return iterator >= self.rank - self.count
 
+    def is_injective(self, e: Expr) -> bool:
+        """True when an affine index takes every value at most once: a mixed-radix number of its iterators."""
+        if not e.is_affine:
+            return False
+        reach = 1
+        for c, i in sorted((abs(c), i) for i, c in e.terms if isinstance(i, int)):
+            if c < reach:
+                return False
+            reach = c * (self.extents[i] - 1) + reach
+        return True
+
+    def digits(self, e: Expr, d: int) -> list[int]:
+        """Iterators of an affine index whose coefficient ``d`` does not divide, if together they never reach ``d``; else none."""
+        loose = [(int(v), c) for v, c in e.terms if c % d and isinstance(v, int)]
+        reach = sum(abs(c) * (self.extents[v] - 1) for v, c in loose)
+        return [v for v, _ in loose] if reach < d else []
+
+    @cached_property
+    def is_split(self) -> bool:
+        """False when the axis of an operand can still be split along digits that the iterators have already.
+
+        The class of such a contraction holds the one over the split axis too, so most rules need only look at that.
+        """
+        return not any(
+            self.digits(e, abs(c))
+            for operand in self.operands
+            for e in operand.indices
+            if e.is_affine and not self.is_injective(e)
+            for _, c in e.terms
+            if abs(c) > 1
+        )
+
 
 def linear(function: Callable[[Contraction], list[T]]) -> Callable[[IndexMap, IndexMap, int], list[T]]:
     """A function of the two maps and the count of a contraction; a map that fills with anything but zero has no answer."""
@@ -82,6 +114,21 @@ def linear(function: Callable[[Contraction], list[T]]) -> Callable[[IndexMap, In
     @wraps(function)
     def guarded(left: IndexMap, right: IndexMap, count: int) -> list[T]:
         return [] if left.fill or right.fill else function(Contraction(left, right, count))
+
+    return guarded
+
+
+def is_dominated(c: Contraction) -> bool:
+    """True when variable substitution gives a contraction of no more products: operators should compute that one."""
+    return any(prod(left.result) <= c.points for left, _, _ in _substitutions(c))
+
+
+def once_split(function: Callable[[Contraction], list[T]]) -> Callable[[Contraction], list[T]]:
+    """A function that leaves contractions alone whose axes can still be split along digits they have."""
+
+    @wraps(function)
+    def guarded(c: Contraction) -> list[T]:
+        return function(c) if c.is_split else []
 
     return guarded
 
@@ -101,6 +148,7 @@ def reindex(
 
 
 @linear
+@once_split
 def split_sums(c: Contraction) -> list[tuple[IndexMap, IndexMap, int, int]]:
     """Summation splitting (EINNET section 4.1): window iterators are summed last, the others first.
 
@@ -162,7 +210,13 @@ def _output_part(expression: Expr, c: Contraction) -> Expr | None:
 
 
 @linear
+@once_split
 def substitute_outputs(c: Contraction) -> list[tuple[IndexMap, IndexMap, IndexMap]]:
+    """Variable substitution; see :func:`_substitutions`."""
+    return _substitutions(c)
+
+
+def _substitutions(c: Contraction) -> list[tuple[IndexMap, IndexMap, IndexMap]]:
     """Variable substitution: the distinct index expressions of the operands become the new output iterators.
 
     Gives (left', right', view of the new result). Output iterators inside an atom shared with a reduced iterator stay.
@@ -286,7 +340,8 @@ def split_axes(c: Contraction) -> list[tuple[IndexMap, IndexMap, IndexMap, Index
     found = []
     for side, operand in enumerate(c.operands):
         for axis, e in enumerate(operand.indices):
-            if not e.is_affine or len(e.terms) < 1:
+            # An index that takes no value twice is a reshape or a slice of its axis: nothing to separate.
+            if not e.is_affine or c.is_injective(e):
                 continue
             for d in sorted({abs(coefficient) for _, coefficient in e.terms if abs(coefficient) > 1}):
                 option = _split_axis(c, side, axis, e, d)
@@ -364,6 +419,7 @@ def split_quotients(c: Contraction) -> list[IteratorSplit]:
 
 
 @linear
+@once_split
 def split_windows(c: Contraction) -> list[IteratorSplit]:
     """Split a window of R taps into p parts of ceil(R/p), for p = 2 and 3, where that adds little work.
 
@@ -372,13 +428,29 @@ def split_windows(c: Contraction) -> list[IteratorSplit]:
     found = []
     for r in c.windows:
         extent = c.extents[r]
-        if not all(e.is_affine for e in c.expressions if r in e.iterators):
+        if not _is_plain_window(c, r):
             continue
         for parts in (2, 3):
             size = -(-extent // parts)
             if size >= parts and parts * size * WASTE <= (WASTE + 1) * extent:
                 found.append(_split_iterator(c, r, size))
     return found
+
+
+def _is_plain_window(c: Contraction, r: int) -> bool:
+    """A tap that some output walks one by one over an axis of one operand, of which the other operand knows nothing.
+
+    Strided and dilated windows become plain ones by splitting axes first.
+    """
+    for operand, other in (c.operands, c.operands[::-1]):
+        walked = [e for e in operand.indices if r in e.iterators]
+        if len(walked) != 1 or any(r in g.iterators for g in operand.guards):
+            continue
+        outputs = [i for i in walked[0].iterators if not c.is_reduced(i)]
+        apart = all(not e.iterators & set(outputs) for e in (*other.indices, *other.guards))
+        if outputs and apart and walked[0].is_affine and abs(walked[0].coefficient(r)) == 1:
+            return all(abs(walked[0].coefficient(o)) == 1 for o in outputs)
+    return False
 
 
 def _split_iterator(c: Contraction, i: int, d: int) -> IteratorSplit:
@@ -391,6 +463,7 @@ def _split_iterator(c: Contraction, i: int, d: int) -> IteratorSplit:
 
 
 @linear
+@once_split
 def shears(c: Contraction) -> list[tuple[IndexMap, IndexMap]]:
     """A window iterator becomes the position it reads: ``sum_r f(r, h+r) = sum_j f(j-h, j)``. Gives (left', right')."""
     found = []

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -175,6 +176,8 @@ class Interpreter:
                 if name not in self.values:
                     raise EgraphOptError(f"no value for source {name!r}; known: {', '.join(sorted(self.values))}")
                 values = self.arithmetic.normal(self.values[name])
+                if values.size == prod(extents):
+                    return values.reshape(extents)
                 if values.shape != extents:
                     raise EgraphOptError(f"source {name!r} has shape {list(values.shape)}, not {list(extents)}")
                 return values
@@ -260,5 +263,5 @@ def run_plan(plan: Plan, inputs: Mapping[str, Array], arithmetic: Arithmetic | N
     """All outputs of a plan by the program's output names."""
     interpreter = Interpreter({**plan.constants, **inputs}, arithmetic or FloatArithmetic())
     for step in plan.steps:
-        interpreter.values[step.name] = interpreter.buffer(step.buffer)
+        interpreter.values[step.name] = interpreter.buffer(step.buffer).reshape(step.extents)
     return {output: interpreter.values[name] for output, name in plan.outputs.items()}

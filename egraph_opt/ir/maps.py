@@ -234,11 +234,11 @@ def _tighten(
         domain_low, domain_high = ex.bounds(base, result)
         own_low, own_high = domain_low, domain_high + 1
         for index, extent in zip(indices, source, strict=True):
-            terms = Expr(0, index.terms)
+            terms, first, last = _range_of(index, extent)
             if terms == base:
-                own_low, own_high = max(own_low, -index.constant), min(own_high, extent - index.constant)
+                own_low, own_high = max(own_low, first), min(own_high, last + 1)
             elif -terms == base:
-                own_low, own_high = max(own_low, index.constant - extent + 1), min(own_high, index.constant + 1)
+                own_low, own_high = max(own_low, -last), min(own_high, 1 - first)
         if max(low, own_low) >= min(high, own_high):
             return None
         if low <= own_low and high >= own_high:
@@ -246,6 +246,15 @@ def _tighten(
         low, high = max(low, own_low), min(high, own_high)
         guards.append(in_range(base + (-low), high - low, result))
     return guards
+
+
+def _range_of(index: Expr, extent: int) -> tuple[Expr, int, int]:
+    """``0 <= index < extent`` as ``first <= terms <= last``, terms without a constant and without an outer quotient."""
+    if len(index.quotients) == 1 and index.quotients[0][1] == 1:
+        quotient = index.quotients[0][0]
+        rest = index - Expr(0, ((quotient, 1),))
+        index, extent = quotient.dividend + rest * quotient.divisor, extent * quotient.divisor
+    return Expr(0, index.terms), -index.constant, extent - 1 - index.constant
 
 
 @lru_cache(maxsize=200_000)

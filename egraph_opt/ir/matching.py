@@ -14,7 +14,7 @@ from math import prod
 
 from egraph_opt.ir import expr as ex
 from egraph_opt.ir import maps
-from egraph_opt.ir.contraction import Contraction, linear
+from egraph_opt.ir.contraction import Contraction, is_dominated, linear, once_split
 from egraph_opt.ir.expr import Expr, Extents
 from egraph_opt.ir.library import format_attributes
 from egraph_opt.ir.maps import IndexMap, index_map
@@ -100,10 +100,11 @@ def _in_source_order(operand: IndexMap, iterators: Sequence[int]) -> tuple[int, 
 
 
 @linear
+@once_split
 def matrix_products(c: Contraction) -> list[Match]:
     """MatMul with any groups; both operand orders, and leading columns as broadcast batch where the layout suggests it."""
     g = groups(c)
-    if not g.reduced or _size(c, g.reduced) == 1:
+    if not g.reduced or is_dominated(c):
         return []
     found: list[Match] = []
     for swapped in (False, True):
@@ -205,12 +206,14 @@ class _Split:
 
 
 @linear
+@once_split
 def convolutions(c: Contraction) -> list[Match]:
     """Conv, 1 to 3 spatial axes, any strides, dilations, groups and pads; both operands may be the image."""
     return _convolutions(c, transposed=False)
 
 
 @linear
+@once_split
 def transposed_convolutions(c: Contraction) -> list[Match]:
     """ConvTranspose, 1 to 3 spatial axes."""
     return _convolutions(c, transposed=True)
@@ -218,6 +221,8 @@ def transposed_convolutions(c: Contraction) -> list[Match]:
 
 def _convolutions(c: Contraction, *, transposed: bool) -> list[Match]:
     found: list[Match] = []
+    if is_dominated(c):
+        return found
     for swapped in (False, True):
         image, kernel = (c.right, c.left) if swapped else (c.left, c.right)
         windows = _windows(c, image, kernel, transposed)
@@ -425,7 +430,9 @@ def reductions(operation: str, index: IndexMap, count: int) -> list[ReductionFie
         split = _Split(c, index, c.right, windows)
         if len(windows) <= 3 and not split.channels:
             return [_pooling(split)]
-    if windows or (index.fill and not index.is_total):
+    # A sum over shifted reads would first have to copy every shift.
+    walked = any(len({c.is_reduced(i) for i in e.iterators}) == 2 for e in (*index.indices, *index.guards))
+    if windows or walked or (index.fill and not index.is_total):
         return []
     outputs = [i for i in c.outputs if c.extents[i] > 1 and i in _used(index)]
     reduced = [i for i in c.reduced if c.extents[i] > 1]

@@ -27,14 +27,19 @@ class Program:
 
 @dataclass(frozen=True)
 class Step:
-    """Fill buffer ``name`` by a library call, a generated kernel or a reshape; its arguments are Sources only."""
+    """Fill buffer ``name`` by a library call, a generated kernel or a reshape; its arguments are Sources only.
+
+    A kernel may declare its result under another ``shape`` of the same size, and may read its arguments under other
+    extents than they were declared with: kernels see memory only.
+    """
 
     name: str
     buffer: Call | Compute | Reshape
+    shape: Extents | None = None
 
     @property
     def extents(self) -> Extents:
-        return self.buffer.extents
+        return self.buffer.extents if self.shape is None else self.shape
 
     @property
     def arguments(self) -> tuple[Source, ...]:

@@ -1,0 +1,101 @@
+"""The profile database: what steps were measured to cost on which machine, in one SQLite file."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import statistics
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Milliseconds of several runs of one step in one implementation; no samples when it failed, with the reason."""
+
+    signature: str
+    implementation: str
+    samples: tuple[float, ...]
+    error: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Median time in seconds; infinite for a failure."""
+        return statistics.median(self.samples) / 1e3 if self.samples else math.inf
+
+
+@dataclass
+class Profile:
+    """Measurements of one device, by step signature; kept in a file when there is one.
+
+    ``mode`` tells which implementations were tried ("native" or "portable"): it is part of a kernel step's key.
+    A database that cannot be opened or written is used as far as it goes; ``warning`` then says what was wrong.
+    """
+
+    path: Path | None
+    device: str
+    mode: str = "native"
+    warning: str = ""
+    measured: dict[str, dict[str, Measurement]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            return
+        try:
+            with closing(self._open()) as database:
+                rows = database.execute(
+                    "select signature, implementation, samples, error from measurements where device = ?", (self.device,)
+                ).fetchall()
+            for signature, implementation, samples, error in rows:
+                values = tuple(float(sample) for sample in json.loads(samples))
+                if all(0 < value < 1e9 for value in values):
+                    found = Measurement(signature, implementation, values, error)
+                    self.measured.setdefault(signature, {})[implementation] = found
+        except (sqlite3.Error, OSError, ValueError, TypeError) as error:
+            self.warning = f"profile database {self.path} is not used: {error}"
+
+    def _open(self) -> sqlite3.Connection:
+        assert self.path is not None
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database = sqlite3.connect(self.path, timeout=10)
+        database.execute("pragma journal_mode=wal")
+        (version,) = database.execute("pragma user_version").fetchone()
+        if version not in (0, SCHEMA_VERSION):
+            database.close()
+            raise sqlite3.DatabaseError(f"it has schema version {version}, this program knows {SCHEMA_VERSION}")
+        database.execute(
+            "create table if not exists measurements (device text, signature text, implementation text, samples text,"
+            " error text, primary key (device, signature, implementation))"
+        )
+        database.execute(f"pragma user_version={SCHEMA_VERSION}")
+        return database
+
+    def _keep(self, measurement: Measurement) -> None:
+        self.measured.setdefault(self._key(measurement.signature), {})[measurement.implementation] = measurement
+
+    def _key(self, signature: str) -> str:
+        return f"{self.mode} {signature}" if signature.startswith("kernel(") else signature
+
+    def add(self, measurements: Iterable[Measurement]) -> None:
+        """Keep measurements and write them to the file at once."""
+        found = list(measurements)
+        for measurement in found:
+            self._keep(measurement)
+        if self.path is None or self.warning:
+            return
+        rows = [(self.device, self._key(m.signature), m.implementation, json.dumps(m.samples), m.error) for m in found]
+        try:
+            with closing(self._open()) as database, database:
+                database.executemany("insert or replace into measurements values (?, ?, ?, ?, ?)", rows)
+        except (sqlite3.Error, OSError) as error:
+            self.warning = f"profile database {self.path} cannot be written: {error}"
+
+    def best(self, signature: str) -> Measurement | None:
+        """The fastest implementation of a step, a failure if all failed, None if it was never measured."""
+        found = self.measured.get(self._key(signature))
+        return min(found.values(), key=lambda m: (m.seconds, m.implementation)) if found else None

@@ -1,0 +1,106 @@
+"""Choose, measure what was chosen, choose again: until the cheapest plan is all measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import inf
+
+from egraph_opt.extract.alternatives import Alternative, Problem
+from egraph_opt.extract.choose import Choice, choose
+from egraph_opt.extract.plans import build_plan
+from egraph_opt.extract.profile import Profile
+from egraph_opt.ir.program import Plan, Program, Step
+from egraph_opt.ir.terms import Reshape
+
+Measure = Callable[[Sequence[tuple[str, Step]]], None]
+
+
+@dataclass
+class Costs:
+    """Seconds of an alternative: measured if it was, else its lower bound; what failed or cannot be run costs infinity.
+
+    With ``certain`` only what was measured counts.
+    """
+
+    profile: Profile
+    possible: Callable[[Alternative], bool]
+    certain: bool = False
+
+    def __call__(self, alternative: Alternative) -> float:
+        if isinstance(alternative.step, Reshape):
+            return alternative.lower_bound
+        found = self.profile.best(alternative.text)
+        if found is not None:
+            return found.seconds
+        return inf if self.certain or not self.possible(alternative) else alternative.lower_bound
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The chosen plan of one region and how sure it is: ``gap`` steps of it were never measured."""
+
+    plan: Plan
+    choice: Choice
+    unmeasured: int
+
+
+@dataclass
+class Search:
+    """One region's problem and the plans found for it."""
+
+    problem: Problem
+    program: Program
+    prefix: str
+    outcome: Outcome | None = field(default=None)
+
+
+def search(
+    searches: Sequence[Search],
+    profile: Profile,
+    measure: Measure | None,
+    *,
+    possible: Callable[[Alternative], bool] = lambda _: True,
+    rounds: int,
+    deadline: float,
+) -> None:
+    """Fill in the outcome of every search.
+
+    ``measure`` times steps given as (signature, step) and puts them into the profile; without it the choice rests on what
+    the profile holds and on lower bounds. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed, the
+    best plan of measured steps counts. ``possible`` tells whether an alternative can be run at all.
+    """
+    for _ in range(rounds if measure is not None else 0):
+        wanted: dict[str, Step] = {}
+        for item in searches:
+            choice = choose(item.problem, Costs(profile, possible))
+            if choice is not None:
+                wanted.update(_unmeasured(item.problem, choice, profile, possible))
+        if not wanted or time.monotonic() > deadline or measure is None:
+            break
+        measure(sorted(wanted.items()))
+    for item in searches:
+        choice = choose(item.problem, Costs(profile, possible, certain=measure is not None))
+        if choice is not None:
+            missing = sum(_needs_measuring(a, profile) for _, a in choice.steps)
+            item.outcome = Outcome(build_plan(item.problem, choice, item.program, prefix=item.prefix), choice, missing)
+
+
+def _unmeasured(
+    problem: Problem, choice: Choice, profile: Profile, possible: Callable[[Alternative], bool]
+) -> dict[str, Step]:
+    """Steps of the optimum to measure, and beside each the next way to fill the same buffer, which may be needed next."""
+    missing = {a.text: a for _, a in choice.steps if _needs_measuring(a, profile)}
+    for owner, chosen in choice.steps:
+        if chosen.text in missing:
+            others = [a for a in problem.alternatives[owner] if a is not chosen and possible(a)]
+            nearest = min(others, key=lambda a: (a.lower_bound, a.text), default=None)
+            if nearest is not None and _needs_measuring(nearest, profile):
+                missing[nearest.text] = nearest
+    return {text: Step("y", a.step) for text, a in missing.items()}
+
+
+def _needs_measuring(alternative: Alternative, profile: Profile) -> bool:
+    return not isinstance(alternative.step, Reshape) and profile.best(alternative.text) is None
+

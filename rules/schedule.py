@@ -1,0 +1,39 @@
+"""All built-in rule groups, and the phases in which they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from egraph_opt.egraph.language import RuleGroup
+from egraph_opt.rules.derivation import contraction_forms, phases, splitting, substitution, windows
+from egraph_opt.rules.instantiation import epilogue, instantiation, layout
+from egraph_opt.rules.pointwise import pointwise
+from egraph_opt.rules.simplification import simplification
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Run ``group`` for at most ``rounds`` rounds, simplifying to saturation after each."""
+
+    group: RuleGroup
+    rounds: int
+
+
+# Each phase sees what the phases before it made. Generative groups run a bounded number of rounds: a split begets only
+# splits by smaller factors, a summation splits once, and matched operators are not taken apart again.
+PHASES: tuple[Phase, ...] = (
+    Phase(contraction_forms, 1),
+    Phase(phases, 8),
+    Phase(windows, 3),
+    Phase(splitting, 1),
+    Phase(substitution, 1),
+    Phase(instantiation, 1),
+    Phase(epilogue, 2),
+    Phase(pointwise, 3),
+    Phase(epilogue, 2),
+    Phase(layout, 1),
+)
+
+SIMPLIFICATION = simplification
+
+GROUPS: tuple[RuleGroup, ...] = (SIMPLIFICATION, *dict.fromkeys(phase.group for phase in PHASES))
