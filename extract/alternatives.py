@@ -22,8 +22,11 @@ from egraph_opt.ir.maps import IndexMap
 from egraph_opt.ir.terms import Apply, Call, Compute, Fill, Read, Reduce, Reshape, Softmax, Source, Tensor, View
 from egraph_opt.egraph.language import parse_extents
 
-# Bodies kept per tensor class, and kernel bodies offered per buffer.
-BODIES = 5
+# Bodies kept per tensor class for each set of operators they read from: measuring may turn any ranking by static cost
+# around, so no operator may crowd out another.
+BODIES = 2
+# Alternatives expected to cost more than this many times the best way to fill the same buffer are not offered.
+HOPELESS = 4.0
 # Work of one load and of one view's index arithmetic, in float additions.
 LOAD, INDEX = 1.0, 0.1
 # A reduction over more points than this is not worth much as a plain loop nest: no register blocking.
@@ -46,7 +49,7 @@ class Alternative:
 
     step: Call | Compute | Reshape
     needs: tuple[int, ...]
-    lower_bound: float
+    estimate: float
 
     @cached_property
     def text(self) -> str:
@@ -97,6 +100,7 @@ class Extraction:
         self.extents = snapshot.extents
         self.bodies: dict[int, list[Body]] = {}
         self.cost: dict[int, float] = {}
+        self._operators: dict[int, frozenset[str]] = {}
         self.constant = self._constants()
         self.parents: dict[int, list[tuple[int, ENode]]] = {}
         for owner, nodes in snapshot.classes.items():
@@ -112,7 +116,9 @@ class Extraction:
     def _constants(self) -> set[int]:
         """Classes that depend on weights only."""
         found: set[int] = set()
-        pending = [(o, n) for o, nodes in self.snapshot.classes.items() for n in nodes if n.constructor not in ("Nil", "Cons")]
+        pending = [
+            (o, n) for o, nodes in self.snapshot.classes.items() for n in nodes if n.constructor not in ("Nil", "Cons")
+        ]
         changed = True
         while changed:
             changed = False
@@ -158,7 +164,10 @@ class Extraction:
             if owner in self.constant:
                 return None
             cost = min(
-                (bound + sum(self.cost.get(need, inf) for need in needs) for bound, needs, _ in self._options(owner, node)),
+                (
+                    bound + sum(self.cost.get(need, inf) for need in needs)
+                    for bound, needs, _ in self._options(owner, node)
+                ),
                 default=inf,
             )
             if cost < self.cost.get(owner, inf) * (1 - 1e-9):
@@ -178,15 +187,35 @@ class Extraction:
         """Keep a body if it is among the best; a body over the same buffers must be cheaper than the one it replaces."""
         kept = self.bodies.setdefault(owner, [])
         for i, other in enumerate(kept):
-            if other.leaves == body.leaves:
+            if other.leaves == body.leaves:  # sets of class ids
                 if body.density >= other.density * (1 - 1e-9):
                     return False
                 del kept[i]
                 break
         kept.append(body)
         kept.sort(key=lambda b: (self._rank(owner, b), b.density, len(b.leaves)))
-        del kept[BODIES:]
-        return any(b is body for b in kept)
+        kind = self._kind(body)
+        alike = [b for b in kept if self._kind(b) == kind]
+        if len(alike) > BODIES:
+            kept.remove(alike[-1])
+            return alike[-1] is not body
+        return True
+
+    def _kind(self, body: Body) -> frozenset[str]:
+        """The operators whose results a body reads."""
+        return frozenset().union(*(self._producers(leaf) for leaf in body.leaves))
+
+    def _producers(self, owner: int) -> frozenset[str]:
+        if owner not in self._operators:
+            self._operators[owner] = frozenset()  # a class may be a reshape of itself
+            found = set[str]()
+            for node in self.snapshot.classes[owner]:
+                if node.constructor == "Call":
+                    found.add(str(node.arguments[0]))
+                elif node.constructor == "Reshape":
+                    found |= self._producers(node.children[0])
+            self._operators[owner] = frozenset(found)
+        return self._operators[owner]
 
     def _combine(self, owner: int, node: ENode) -> Iterable[Body]:
         if node.constructor == "Read":
@@ -221,13 +250,13 @@ class Extraction:
         return inner
 
     def _buffer_cost(self, owner: int, alternative: Alternative) -> float:
-        return alternative.lower_bound + sum(self.cost.get(need, inf) for need in alternative.needs)
+        return alternative.estimate + sum(self.cost.get(need, inf) for need in alternative.needs)
 
     def _source(self, owner: int) -> Source:
         return Source(buffer_name(owner), self.extents[owner], owner in self.constant)
 
     def _options(self, owner: int, node: ENode) -> Iterable[tuple[float, tuple[int, ...], Body | None]]:
-        """Lower bound, buffers needed and kernel body of each way an e-node fills its buffer."""
+        """Estimate, buffers needed and kernel body of each way an e-node fills its buffer."""
         match node.constructor:
             case "Call":
                 arguments = self.snapshot.arguments(node.children[0])
@@ -259,7 +288,9 @@ class Extraction:
                 step = Reshape(self._source(needs[0]), parse_extents(str(node.arguments[1])))
             else:
                 sources = tuple(self._source(a) for a in self.snapshot.arguments(node.children[0]))
-                step = Call(str(node.arguments[0]), str(node.arguments[1]), sources, parse_extents(str(node.arguments[3])))
+                step = Call(
+                    str(node.arguments[0]), str(node.arguments[1]), sources, parse_extents(str(node.arguments[3]))
+                )
             yield Alternative(step, needs, bound)
 
     def _passes(self, leaf: int, owner: int) -> bool:
@@ -294,7 +325,9 @@ class Extraction:
         roots: dict[str, int] = {}
         for name in outputs:
             owner = self.snapshot.names[name]
-            roots[name] = next(p for p, n in self.parents[owner] if n.constructor == "Compute" and n.children[0] == owner)
+            roots[name] = next(
+                p for p, n in self.parents[owner] if n.constructor == "Compute" and n.children[0] == owner
+            )
         result = Problem({}, roots, {}, {}, self.extents)
         pending = sorted(roots.values())
         while pending:
@@ -310,11 +343,13 @@ class Extraction:
             found = [a for node in nodes for a in self._steps(owner, node)]
             found = [a for a in found if all(need in self.cost for need in a.needs)]
             if owner in self.constant:
-                cheapest = min(found, key=lambda a: (a.lower_bound, a.text))
+                cheapest = min(found, key=lambda a: (a.estimate, a.text))
                 result.folded[owner] = cheapest.step.tensor if isinstance(cheapest.step, Compute) else cheapest.step
                 pending += cheapest.needs
                 continue
             found.sort(key=lambda a: (self._buffer_cost(owner, a), a.text))
+            limit = HOPELESS * self._buffer_cost(owner, found[0])
+            found = [a for a in found if self._buffer_cost(owner, a) <= limit]
             result.alternatives[owner] = found
             pending += [need for a in found for need in a.needs]
         return result

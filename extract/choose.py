@@ -28,7 +28,8 @@ class Choice:
 def choose(problem: Problem, cost: Cost) -> Choice | None:
     """The cheapest choice found, or None when some output cannot be computed."""
     values = {
-        owner: [(cost(alternative), alternative) for alternative in found] for owner, found in problem.alternatives.items()
+        owner: [(cost(alternative), alternative) for alternative in found]
+        for owner, found in problem.alternatives.items()
     }
     best = _trees(problem, values)
     roots = sorted(problem.roots.values())
@@ -63,9 +64,7 @@ def choose(problem: Problem, cost: Cost) -> Choice | None:
     return Choice(tuple((owner, picked[owner][1]) for owner in order), total) if total < inf else None
 
 
-def _trees(
-    problem: Problem, values: Mapping[int, Sequence[tuple[float, Alternative]]]
-) -> dict[int, tuple[float, int]]:
+def _trees(problem: Problem, values: Mapping[int, Sequence[tuple[float, Alternative]]]) -> dict[int, tuple[float, int]]:
     """Cheapest tree cost of every buffer and the alternative that gives it."""
     best: dict[int, tuple[float, int]] = {}
     users: dict[int, set[int]] = {}
@@ -87,9 +86,7 @@ def _trees(
     return best
 
 
-def _order(
-    problem: Problem, roots: Sequence[int], picked: Mapping[int, tuple[float, Alternative]]
-) -> list[int] | None:
+def _order(problem: Problem, roots: Sequence[int], picked: Mapping[int, tuple[float, Alternative]]) -> list[int] | None:
     """Needed buffers in execution order; None when the choice is cyclic or incomplete."""
     order: list[int] = []
     state: dict[int, int] = {}

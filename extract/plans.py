@@ -67,7 +67,9 @@ class _Builder:
                 return True
             for reader in readers.get(owner, ()):
                 step = chosen[reader]
-                if isinstance(step, Call) or (isinstance(step, Reshape) and step.extents == chosen[owner].extents and strict(reader)):
+                if isinstance(step, Call) or (
+                    isinstance(step, Reshape) and step.extents == chosen[owner].extents and strict(reader)
+                ):
                     return True
             return False
 
@@ -122,7 +124,9 @@ class _Builder:
     def _renamed(self, step: Call | Compute | Reshape) -> Call | Compute | Reshape:
         match step:
             case Call(operator, attributes, arguments, extents):
-                return Call(operator, attributes, tuple(self._argument(a) for a in arguments if isinstance(a, Source)), extents)
+                return Call(
+                    operator, attributes, tuple(self._argument(a) for a in arguments if isinstance(a, Source)), extents
+                )
             case Reshape(Source() as source, extents):
                 argument = self._argument(source)
                 inner = self.alias.get(int(source.name[1:]), int(source.name[1:]))
@@ -152,5 +156,3 @@ def _sources(term: Tensor | Buffer) -> Mapping[int, Source]:
 
 def _buffers(term: Tensor | Buffer) -> tuple[int, ...]:
     return tuple(_sources(term))
-
-

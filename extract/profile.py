@@ -49,7 +49,8 @@ class Profile:
         try:
             with closing(self._open()) as database:
                 rows = database.execute(
-                    "select signature, implementation, samples, error from measurements where device = ?", (self.device,)
+                    "select signature, implementation, samples, error from measurements where device = ?",
+                    (self.device,),
                 ).fetchall()
             for signature, implementation, samples, error in rows:
                 values = tuple(float(sample) for sample in json.loads(samples))

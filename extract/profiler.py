@@ -22,6 +22,8 @@ LIBRARY = "library"
 KERNEL = "kernel "
 # Models timed by one worker process: a crash costs at most this many measurements a second try.
 BATCH = 24
+# Beside a kernel, standard operators are only worth timing while they are about as few as what they replace.
+FEW_OPERATORS = 2
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,16 @@ class Candidate:
 
 @dataclass
 class Profiler:
-    """Times the implementations of steps and keeps the results in a profile."""
+    """Times the implementations of steps and keeps the results in a profile.
+
+    ``thorough`` tries all schedules of a kernel instead of the default one.
+    """
 
     profile: Profile
     kernels: bool
     threads: int | None
     opset: int
+    thorough: bool = False
 
     def measure(self, steps: Sequence[tuple[str, Step]], progress: Callable[[int, int], None]) -> None:
         """Measure every implementation of steps given with their signatures; failures are recorded as such."""
@@ -66,14 +72,14 @@ class Profiler:
         body, sources = kernel_signature(step.buffer.tensor)
         if self.kernels:
             try:
-                for schedule in tvm_schedule.schedules(body):
+                for schedule in tvm_schedule.schedules(body) if self.thorough else ("",):
                     kernel = kernel_of(step, schedule)
                     model = standalone([step], {step.name: kernel.name}, opset=self.opset)
                     found.append(Candidate(signature, KERNEL + schedule, model, kernel))
             except EgraphOptError as error:
                 self.profile.add([Measurement(signature, KERNEL, (), str(error))])
         portable = express(step.name, step.buffer.tensor)
-        if portable is not None and portable.steps:
+        if portable is not None and (not self.kernels or len(portable.steps) <= FEW_OPERATORS):
             try:
                 found.append(Candidate(signature, PORTABLE, standalone(portable.steps, opset=self.opset)))
             except EgraphOptError as error:

@@ -1,9 +1,9 @@
-"""Static costs: a roofline of the machine, a lower bound on what a step can take."""
+"""Static costs: what a step should take on a machine described by its peak, its caches and what calls cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from egraph_opt.ir import library
@@ -14,30 +14,45 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class Device:
-    """A machine: peak float32 operations a second, bandwidth by working-set size (bytes a second), launch cost (seconds)."""
+    """A machine: peak float32 operations a second, bandwidth by working-set size (bytes a second), seconds per call.
+
+    ``efficiency`` is the share of the peak that an operator reaches at its best; ``lanes`` is the vector width its
+    innermost dimension is rounded up to.
+    """
 
     flops: float = 5.5e11
-    bandwidths: tuple[tuple[int, float], ...] = ((1 << 20, 6e11), (16 << 20, 2.5e11), (1 << 62, 4.5e10))
-    call_seconds: float = 2e-6
-    kernel_seconds: float = 1e-6
-    reshape_seconds: float = 1.5e-6
-    scalar_seconds: float = 1.2e-11
+    bandwidths: tuple[tuple[int, float], ...] = ((1 << 20, 4e11), (16 << 20, 1.5e11), (1 << 62, 4e10))
+    call_seconds: float = 1.5e-6
+    kernel_seconds: float = 0.5e-6
+    reshape_seconds: float = 0.5e-6
+    scalar_seconds: float = 2e-11
+    lanes: int = 16
+    efficiency: Mapping[str, float] = field(
+        default_factory=lambda: {"MatMul": 0.95, "Gemm": 0.95, "Conv": 0.9, "ConvTranspose": 0.6}
+    )
 
     def memory_seconds(self, elements: int) -> float:
         """Time to move this many float32 values once, by the cache level the working set fits."""
         size = elements * FLOAT_BYTES
         return size / next(speed for limit, speed in self.bandwidths if size <= limit)
 
+    def rounded(self, extent: int) -> int:
+        """An extent in whole vectors."""
+        return -(-extent // self.lanes) * self.lanes
 
-def call_operations(operator: str, attributes: Mapping[str, str], arguments: tuple[Extents, ...], result: Extents) -> int:
-    """Floating-point operations of a library call, two for each multiply-add."""
+
+def call_operations(
+    device: Device, operator: str, attributes: Mapping[str, str], arguments: tuple[Extents, ...], result: Extents
+) -> int:
+    """Floating-point operations a library call spends, two for each multiply-add, in whole vectors."""
     match operator:
-        case "MatMul":
-            return 2 * prod(result) * arguments[0][-1]
-        case "Gemm":
-            return 2 * prod(result) * arguments[0][0 if attributes.get("transA") == "1" else 1]
+        case "MatMul" | "Gemm":
+            inner = arguments[0][0 if attributes.get("transA") == "1" else -1]
+            return 2 * prod(result[:-1]) * device.rounded(result[-1]) * inner
         case "Conv":
-            return 2 * prod(result) * prod(arguments[1][1:])
+            groups = int(attributes.get("group", "1"))
+            filters = arguments[1][0] // groups
+            return 2 * (prod(result) // filters) * device.rounded(filters) * prod(arguments[1][1:])
         case "ConvTranspose":
             return 2 * prod(arguments[0]) * prod(arguments[1][1:])
         case "MaxPool":
@@ -45,15 +60,18 @@ def call_operations(operator: str, attributes: Mapping[str, str], arguments: tup
     return prod(arguments[0]) if arguments else prod(result)
 
 
-def call_seconds(device: Device, operator: str, attributes: str, arguments: tuple[Extents, ...], result: Extents) -> float:
-    """Lower bound on the time of a library call."""
+def call_seconds(
+    device: Device, operator: str, attributes: str, arguments: tuple[Extents, ...], result: Extents
+) -> float:
+    """Expected time of a library call at its best."""
     moved = prod(result) + sum(prod(extents) for extents in arguments)
-    work = call_operations(operator, library.parse_attributes(attributes), arguments, result)
-    return device.call_seconds + max(work / device.flops, device.memory_seconds(moved))
+    work = call_operations(device, operator, library.parse_attributes(attributes), arguments, result)
+    speed = device.flops * device.efficiency.get(operator, 0.2)
+    return device.call_seconds + max(work / speed, device.memory_seconds(moved))
 
 
 def kernel_seconds(device: Device, elements: int, density: float, read: int) -> float:
-    """Lower bound on the time of a generated kernel: ``density`` scalar operations for each of its ``elements``.
+    """Expected time of a generated kernel at its best: ``density`` scalar operations for each of its ``elements``.
 
     ``read`` is the number of values it reads from memory at least once.
     """

@@ -12,14 +12,17 @@ from egraph_opt.extract.choose import Choice, choose
 from egraph_opt.extract.plans import build_plan
 from egraph_opt.extract.profile import Profile
 from egraph_opt.ir.program import Plan, Program, Step
-from egraph_opt.ir.terms import Reshape
+from egraph_opt.ir.terms import Compute, Reshape
+
+# The search ends when nothing unmeasured can promise more than this share of the best measured plan.
+GAP = 0.03
 
 Measure = Callable[[Sequence[tuple[str, Step]]], None]
 
 
 @dataclass
 class Costs:
-    """Seconds of an alternative: measured if it was, else its lower bound; what failed or cannot be run costs infinity.
+    """Seconds of an alternative: measured if it was, else its estimate; what failed or cannot be run costs infinity.
 
     With ``certain`` only what was measured counts.
     """
@@ -30,11 +33,11 @@ class Costs:
 
     def __call__(self, alternative: Alternative) -> float:
         if isinstance(alternative.step, Reshape):
-            return alternative.lower_bound
+            return alternative.estimate
         found = self.profile.best(alternative.text)
         if found is not None:
             return found.seconds
-        return inf if self.certain or not self.possible(alternative) else alternative.lower_bound
+        return inf if self.certain or not self.possible(alternative) else alternative.estimate
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,15 @@ def search(
     """Fill in the outcome of every search.
 
     ``measure`` times steps given as (signature, step) and puts them into the profile; without it the choice rests on what
-    the profile holds and on lower bounds. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed, the
+    the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed, the
     best plan of measured steps counts. ``possible`` tells whether an alternative can be run at all.
     """
     for _ in range(rounds if measure is not None else 0):
         wanted: dict[str, Step] = {}
         for item in searches:
             choice = choose(item.problem, Costs(profile, possible))
-            if choice is not None:
+            known = choose(item.problem, Costs(profile, possible, certain=True))
+            if choice is not None and (known is None or choice.cost < known.cost * (1 - GAP)):
                 wanted.update(_unmeasured(item.problem, choice, profile, possible))
         if not wanted or time.monotonic() > deadline or measure is None:
             break
@@ -95,12 +99,17 @@ def _unmeasured(
     for owner, chosen in choice.steps:
         if chosen.text in missing:
             others = [a for a in problem.alternatives[owner] if a is not chosen and possible(a)]
-            nearest = min(others, key=lambda a: (a.lower_bound, a.text), default=None)
+            nearest = min(others, key=lambda a: (a.estimate, a.text), default=None)
             if nearest is not None and _needs_measuring(nearest, profile):
                 missing[nearest.text] = nearest
     return {text: Step("y", a.step) for text, a in missing.items()}
 
 
+def kernel_steps(choices: Sequence[Choice]) -> list[tuple[str, Step]]:
+    """The kernel steps of some choices with their signatures, each once."""
+    found = {a.text: Step("y", a.step) for c in choices for _, a in c.steps if isinstance(a.step, Compute)}
+    return sorted(found.items())
+
+
 def _needs_measuring(alternative: Alternative, profile: Profile) -> bool:
     return not isinstance(alternative.step, Reshape) and profile.best(alternative.text) is None
-

@@ -13,6 +13,7 @@ from egraph_opt.egraph.language import (
     TensorVar,
     TextVar,
     call,
+    cancels,
     each,
     equal,
     fill,
@@ -24,6 +25,7 @@ from egraph_opt.ir import view_algebra as by
 @rule_group("simplification")
 def simplification(
     x: TensorVar,
+    y: TensorVar,
     b: BufferVar,
     m: MapVar,
     n: MapVar,
@@ -38,6 +40,7 @@ def simplification(
     composed = each(by.composed, n, m)
     yield equal("view-of-view", x.view(m).view(n), x.view(composed.map(0)))
     yield equal("identity-view", x.view(m), x, given=[each(by.is_identity, m)])
+    yield cancels("bijection-cancels", x.view(m), y.view(m), (x, y), given=[each(by.is_bijective, m)])
     yield equal("view-of-constant", fill(value, e).view(m), fill(value, each(by.constant_view, m).extents(0)))
     yield equal("read-of-compute", x.compute().read(), x)
     yield equal("compute-of-read", b.read().compute(), b)

@@ -63,11 +63,20 @@ class Emitter:
         self._scopes[-1].append(statement)
 
     def let(self, value: Value, name: str = "v") -> Value:
-        """Bind a value to a new variable; TVM expressions are trees, so whatever is used twice must be bound."""
+        """Compute a value once; TVM expressions are trees, so whatever is used twice must go through here.
+
+        Numbers go through a buffer that LLVM turns into a register. TVM's code generator would substitute the values of
+        variables into each other while it analyses them, which is exponential for chains such as maxima.
+        """
         self._count += 1
-        variable = tirx.Var(f"{name}{self._count}", value.ty)
-        self.emit(tirx.Bind(variable, value))
-        return variable
+        kind = tvm.DataType(str(value.ty.dtype))
+        if kind.type_code != tvm.DataTypeCode.FLOAT:
+            variable = tirx.Var(f"{name}{self._count}", value.ty)
+            self.emit(tirx.Bind(variable, value))
+            return variable
+        register = self.allocate(kind.lanes, name)
+        self.store(register, integer(0), value, kind.lanes)
+        return self.load(register, integer(0), kind.lanes)
 
     def body(self) -> Value:
         """Everything emitted at the outermost level."""
@@ -115,7 +124,7 @@ class Emitter:
     def allocate(self, size: int, name: str) -> Value:
         """A float32 scratch buffer that lives until the enclosing scope ends."""
         self._count += 1
-        buffer = tirx.decl_buffer((size,), "float32", name=f"{name}{self._count}", scope="local", data_alignment=64)
+        buffer = tirx.decl_buffer((size,), "float32", name=f"{name}{self._count}", scope="global", data_alignment=64)
         self.emit(tirx.AllocBuffer(buffer))
         return buffer
 
@@ -126,7 +135,7 @@ class Emitter:
     def hoisted(self, size: int, name: str) -> Value:
         """A scratch buffer allocated once per task, not once per row."""
         self._count += 1
-        buffer = tirx.decl_buffer((size,), "float32", name=f"{name}_{self._count}", scope="local", data_alignment=64)
+        buffer = tirx.decl_buffer((size,), "float32", name=f"{name}_{self._count}", scope="global", data_alignment=64)
         self._home.insert(0, tirx.AllocBuffer(buffer))
         return buffer
 
@@ -158,12 +167,21 @@ class Emitter:
         if not 1 < stride <= 4 or span < lanes:
             return tirx.BufferLoad(buffer, [tirx.Ramp(position, integer(stride), lanes)])
         starts = [*range(0, span - lanes, lanes), span - lanes]
-        parts = [self.let(self.load(buffer, position + start, lanes)) for start in starts]
-        picked = []
-        for lane in range(lanes):
-            part = next(i for i, start in enumerate(starts) if stride * lane < start + lanes)
-            picked.append(part * lanes + stride * lane - starts[part])
-        return shuffle(parts, picked)
+        parts = [self.let(self.load(buffer, position + integer(start), lanes)) for start in starts]
+        return shuffle(parts, _strided_lanes(starts, stride, lanes))
+
+    def load_strided_masked(
+        self, buffer: Value, position: Value, stride: int, lanes: int, mask: Value, other: float
+    ) -> Value:
+        """Every ``stride``-th element where the mask holds, as masked full loads and a shuffle."""
+        starts = list(range(0, stride * lanes, lanes))
+        off = self.first_lanes(0, lanes)
+        parts = []
+        for start in starts:
+            spread = [p // stride if p % stride == 0 else lanes for p in range(start, start + lanes)]
+            part_mask = shuffle((mask, off), spread)
+            parts.append(self.let(self.load_masked(buffer, position + integer(start), lanes, part_mask, other)))
+        return shuffle(parts, _strided_lanes(starts, stride, lanes))
 
     # ---- vectors --------------------------------------------------------------------------------------------------
 
@@ -201,6 +219,15 @@ class Emitter:
             value = self.let(combine(low, high, half))
             lanes = half
         return value
+
+
+def _strided_lanes(starts: Sequence[int], stride: int, lanes: int) -> list[int]:
+    """Where every stride-th element lies in the concatenation of ``lanes`` long parts that begin at ``starts``."""
+    picked = []
+    for element in range(0, stride * lanes, stride):
+        part = next(i for i, start in enumerate(starts) if start <= element < start + lanes)
+        picked.append(part * lanes + element - starts[part])
+    return picked
 
 
 def _ramp(position: Value, lanes: int) -> Value:

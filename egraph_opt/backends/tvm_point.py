@@ -10,7 +10,7 @@ from typing import Any
 from tvm import tirx
 
 from egraph_opt.backends import tvm_math, tvm_tree
-from egraph_opt.backends.tvm_emit import LANES, Emitter, integer, number, shuffle, splat
+from egraph_opt.backends.tvm_emit import LANES, Emitter, integer, number, splat
 from egraph_opt.backends.tvm_tree import Call, Condition, Constant, Fold, Guard, Load, Loop, Node, Region, Stage
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import expr as ex
@@ -188,23 +188,17 @@ class Evaluator:
             return emitter.load_masked(array.buffer, at, lanes, mask, other)
         if affine and not conditions and point.valid == lanes:
             return emitter.load_strided(array.buffer, position(node.offset, point.env, point.extents), stride, lanes)
-        return self._lane_by_lane(node, point, conditions, other)
-
-    def _lane_by_lane(self, node: Load, point: Point, conditions: Conditions, other: float) -> Value:
-        assert point.axis is not None
-        array, parts = self.arrays[node.buffer], []
-        for lane in range(point.lanes):
-            if lane >= point.valid:
-                parts.append(number(other, 1))
-                continue
-            env = {**point.env, point.axis: point.env[point.axis] + lane}
-            at = position(node.offset, env, point.extents)
-            tests = [_within(position(c.expr, env, point.extents), c, point.extents, 1) for c in conditions]
-            if tests:
-                parts.append(self.emitter.let(self.emitter.load_masked(array.buffer, at, 1, _all(tests), other)))
-            else:
-                parts.append(self.emitter.let(self.emitter.load(array.buffer, at, 1)))
-        return shuffle(parts, range(point.lanes))
+        mask = self._mask(conditions, point)
+        if affine and 1 < stride <= 4 and mask is not None:
+            return emitter.load_strided_masked(
+                array.buffer, position(node.offset, point.env, point.extents), stride, lanes, mask, other
+            )
+        at = lane_positions(node.offset, point)
+        if mask is None:
+            return tirx.BufferLoad(array.buffer, [at])
+        # Lanes that are off read element 0 instead: no branches, and nothing simplifies the choice away later.
+        found = tirx.BufferLoad(array.buffer, [tirx.Select(mask, at, splat(integer(0), lanes))])
+        return tirx.Select(mask, found, number(other, lanes))
 
     # ---- reductions -----------------------------------------------------------------------------------------------
 
@@ -298,13 +292,6 @@ def _within(at: Value, condition: Condition, extents: Extents, lanes: int) -> Va
     if not tests:
         return splat(tirx.const(True, "bool"), lanes)
     return tests[0] if len(tests) == 1 else tirx.And(*tests)
-
-
-def _all(tests: Sequence[Value]) -> Value:
-    total = tests[0]
-    for test in tests[1:]:
-        total = tirx.And(total, test)
-    return total
 
 
 def _fused(region: Region, iterators: tuple[int, ...]) -> tuple[Region, list[int]]:

@@ -42,6 +42,7 @@ CONSTRUCTORS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "Nil": ((), "Args"),
     "Cons": (("Buffer", "Args"), "Args"),
 }
+_REMEMBERED = ("Sum", "Call")
 
 
 def _schema() -> str:
@@ -251,6 +252,10 @@ class _Compiler:
     def text(self) -> str:
         rule = self.rule
         root = self.match(rule.left)
+        if rule.beside is not None:
+            self.facts.append(f"(= {root} {self.match(rule.beside)})")
+        if rule.united is not None:
+            self.facts.append(f"(!= {' '.join(self.match(part) for part in rule.united)})")
         name = _quoted(rule.name)
         if not rule.calls:
             return f"(rule ({' '.join(self.facts)}) ({self.head(root)}) :ruleset {self.ruleset} :name {name})"
@@ -288,11 +293,14 @@ class _Compiler:
         raise EgraphOptError(f"rule {self.rule.name!r}: a computed field cannot be matched")
 
     def head(self, root: str) -> str:
-        right = self.build(self.rule.right)
-        actions = f"(union {root} {right})"
-        left_node = self.mirror(self.rule.left)
-        if isinstance(self.rule.right, Node) and self.rule.right.constructor in CONSTRUCTORS:
-            actions += f" (derived {_quoted(self.rule.name)} {left_node} {self.mirror(self.rule.right)})"
+        if self.rule.united is not None:
+            return f"(union {' '.join(self.build(part) for part in self.rule.united)})"
+        actions = f"(union {root} {self.build(self.rule.right)})"
+        origin = self.mirror(self.rule.left)
+        for part in language.parts(self.rule.right):
+            # Beside the whole right-hand side, the sums and calls in it remember where they come from.
+            if isinstance(part, Node) and (part is self.rule.right or part.constructor in _REMEMBERED):
+                actions += f" (derived {_quoted(self.rule.name)} {origin} {self.mirror(part)})"
         return actions
 
     def mirror(self, node: Node) -> str:

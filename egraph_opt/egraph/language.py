@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir.expr import Extents
@@ -160,18 +160,24 @@ def parse_extents(text: str) -> Extents:
 
 @dataclass(frozen=True)
 class Rule:
-    """``left`` equals ``right`` wherever ``left`` matches, the fields exist and ``given`` holds."""
+    """``left`` equals ``right`` wherever ``left`` matches, the fields exist and ``given`` holds.
+
+    With ``beside`` and ``united``: wherever ``left`` equals ``beside``, the two variables are equal.
+    """
 
     name: str
     left: Node
     right: Pattern
     exactness: Exactness = "bitwise"
     given: tuple[Each, ...] = ()
+    beside: Node | None = None
+    united: tuple[Variable, Variable] | None = None
     group: str = ""
     documentation: str = ""
 
     def __post_init__(self) -> None:
-        bound = {variable.name for variable in variables(self.left)}
+        matched = [self.left, *([] if self.beside is None else [self.beside])]
+        bound = {variable.name for side in matched for variable in variables(side)}
         used = [v for side in (self.right, *self.calls) for v in variables(side)]
         for variable in used:
             if variable.name not in bound:
@@ -197,7 +203,7 @@ class Rule:
     @cached_property
     def answered(self) -> list[Field]:
         """The computed fields its right-hand side uses, each once and in order."""
-        found = {part for part in _parts(self.right) if isinstance(part, Field)}
+        found = {part for part in parts(self.right) if isinstance(part, Field)}
         return sorted(found, key=lambda part: part.index)
 
 
@@ -216,16 +222,17 @@ def variables(pattern: Pattern | Each) -> Iterator[Variable]:
                 yield from variables(argument)
 
 
-def _parts(pattern: Pattern) -> Iterator[Pattern]:
+def parts(pattern: Pattern) -> Iterator[Pattern]:
+    """A pattern and all patterns in it, outermost first."""
     yield pattern
     if isinstance(pattern, Node):
         for argument in pattern.arguments:
-            yield from _parts(argument)
+            yield from parts(argument)
 
 
 def fields(pattern: Pattern) -> list[Each]:
     """The computed values a pattern uses, each once."""
-    return list(dict.fromkeys(part.call for part in _parts(pattern) if isinstance(part, Field)))
+    return list(dict.fromkeys(part.call for part in parts(pattern) if isinstance(part, Field)))
 
 
 def equal(
@@ -233,6 +240,11 @@ def equal(
 ) -> Rule:
     """An equation used from left to right: whatever matches ``left`` becomes equal to ``right``."""
     return Rule(name, left, right, exactness, tuple(given))
+
+
+def cancels(name: str, left: Node, beside: Node, united: tuple[Variable, Variable], *, given: Sequence[Each] = ()) -> Rule:
+    """Wherever the two terms are equal, so are the two variables."""
+    return Rule(name, left, left, given=tuple(given), beside=beside, united=united)
 
 
 @dataclass(frozen=True)
@@ -255,7 +267,13 @@ _SORTS: dict[str, tuple[Sort, Kind | None]] = {
 }
 
 # Parameter annotations of rule groups.
-TensorVar = BufferVar = ArgsVar = MapVar = TextVar = ExtentsVar = IntVar = Variable
+TensorVar: TypeAlias = Variable
+BufferVar: TypeAlias = Variable
+ArgsVar: TypeAlias = Variable
+MapVar: TypeAlias = Variable
+TextVar: TypeAlias = Variable
+ExtentsVar: TypeAlias = Variable
+IntVar: TypeAlias = Variable
 
 
 def rule_group(name: str) -> Callable[[Callable[..., Iterator[Rule]]], RuleGroup]:
@@ -273,7 +291,7 @@ def rule_group(name: str) -> Callable[[Callable[..., Iterator[Rule]]], RuleGroup
             sort, kind = _SORTS[annotation]
             arguments.append(Variable(sort, parameter.name, kind))
         rules = tuple(
-            Rule(r.name, r.left, r.right, r.exactness, r.given, name, inspect.getdoc(function) or "")
+            replace(r, group=name, documentation=inspect.getdoc(function) or "")
             for r in function(*arguments)
         )
         names = [r.name for r in rules]

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, defs, helper, numpy_helper
 
-from egraph_opt.errors import InputRejected, one_line
+from egraph_opt.errors import InputRejected
+from egraph_opt.frontends.onnx_checks import check_structure, label
 from egraph_opt.frontends.onnx_external import load_external_data
 from egraph_opt.frontends.onnx_folding import Folder
 from egraph_opt.frontends.onnx_inference import infer, skeleton
@@ -38,9 +37,8 @@ def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedModel:
         model = _parse(_contents(path), str(path))
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise InputRejected("the model has no graph")
-    _check_initializers(model.graph)
+    check_structure(model)
     load_external_data(model, path)
-    _check_names(model.graph, frozenset(), "")
     _sort_nodes(model.graph)
     if opset_of(model) > defs.onnx_opset_version():
         raise InputRejected(f"opset {opset_of(model)} is newer than {defs.onnx_opset_version()}, the newest known here")
@@ -130,65 +128,6 @@ def _initializer_values(model: ModelProto) -> dict[str, Array]:
     return values
 
 
-def _check_initializers(graph: GraphProto) -> None:
-    for tensor in graph.initializer:
-        if any(n < 0 for n in tensor.dims):
-            raise InputRejected(f"initializer {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
-        if prod(tensor.dims) >= 1 << 48:
-            raise InputRejected(f"initializer {tensor.name!r} has too many elements: {list(tensor.dims)}")
-        if tensor.data_type not in TensorProto.DataType.values() or tensor.data_type == TensorProto.UNDEFINED:
-            raise InputRejected(f"initializer {tensor.name!r} has the unknown data type {tensor.data_type}")
-    for node in graph.node:
-        for inner in subgraphs(node):
-            _check_initializers(inner)
-
-
-def _check_names(graph: GraphProto, outer: frozenset[str], where: str) -> None:
-    """Every used name must be defined once in its scope."""
-    defined: set[str] = set()
-    for kind, names in (
-        ("graph input", [value.name for value in graph.input]),
-        (
-            "initializer",
-            [tensor.name for tensor in graph.initializer] + [t.values.name for t in graph.sparse_initializer],
-        ),
-    ):
-        for name, count in _counted(names):
-            if not name:
-                raise InputRejected(f"a {kind}{where} has no name")
-            if count > 1:
-                raise InputRejected(f"the {kind} {name!r}{where} is defined {count} times")
-        defined |= set(names)
-    for node in graph.node:
-        for name in node.output:
-            if name and name in defined:
-                raise InputRejected(f"the tensor {name!r}{where} is defined twice, the second time by {_label(node)}")
-            defined.add(name)
-    scope = outer | defined
-    for node in graph.node:
-        for name in node.input:
-            if name and name not in scope:
-                raise InputRejected(f"{_label(node)}{where} reads the tensor {name!r}, which nothing defines")
-        for inner in subgraphs(node):
-            _check_names(inner, scope, f" in a subgraph of {_label(node)}")
-    for name, count in _counted([value.name for value in graph.output]):
-        if name not in scope:
-            raise InputRejected(f"nothing defines the graph output {name!r}{where}")
-        if count > 1:
-            raise InputRejected(f"the graph output {name!r}{where} is listed {count} times")
-
-
-def _counted(names: list[str]) -> Iterator[tuple[str, int]]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return iter(counts.items())
-
-
-def _label(node: NodeProto) -> str:
-    return one_line(f"{node.op_type} node {node.name!r}" if node.name else f"{node.op_type} node")[:120]
-
-
 def _sort_nodes(graph: GraphProto) -> None:
     """Bring nodes into execution order, as onnxruntime does; raises InputRejected for a cycle."""
     producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
@@ -201,7 +140,7 @@ def _sort_nodes(graph: GraphProto) -> None:
         order = topological(waiting)
         if len(order) < len(waiting):
             stuck = next(i for i in range(len(waiting)) if i not in set(order))
-            raise InputRejected(f"the graph has a cycle through {_label(graph.node[stuck])}")
+            raise InputRejected(f"the graph has a cycle through {label(graph.node[stuck])}")
         nodes = [NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
         del graph.node[:]
         graph.node.extend(nodes)

@@ -15,7 +15,9 @@ from egraph_opt.ir.terms import Source
 OPSET, IR_VERSION = 17, 9
 
 
-def standalone(steps: Sequence[Step], kernels: Mapping[str, str] | None = None, *, seed: int = 0, opset: int = OPSET) -> bytes:
+def standalone(
+    steps: Sequence[Step], kernels: Mapping[str, str] | None = None, *, seed: int = 0, opset: int = OPSET
+) -> bytes:
     """A serialized model of ``steps`` whose last buffer is the output.
 
     Sources no step fills become inputs, or random initializers when they are marked constant. ``kernels`` names the custom

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, wraps
+from functools import cached_property, lru_cache, wraps
 from itertools import product
 from math import prod
 from typing import TypeVar
@@ -36,11 +36,11 @@ class Contraction:
     right: IndexMap
     count: int
 
-    @property
+    @cached_property
     def extents(self) -> Extents:
         return self.left.result
 
-    @property
+    @cached_property
     def rank(self) -> int:
         return len(self.extents)
 
@@ -52,7 +52,7 @@ class Contraction:
     def reduced(self) -> range:
         return range(self.rank - self.count, self.rank)
 
-    @property
+    @cached_property
     def points(self) -> int:
         return prod(self.extents)
 
@@ -93,6 +93,11 @@ class Contraction:
         return [v for v, _ in loose] if reach < d else []
 
     @cached_property
+    def substitutions(self) -> list[tuple[IndexMap, IndexMap, IndexMap]]:
+        """Variable substitution: (left', right', view of the new result), at most one."""
+        return _substitutions(self)
+
+    @cached_property
     def is_split(self) -> bool:
         """False when the axis of an operand can still be split along digits that the iterators have already.
 
@@ -108,19 +113,25 @@ class Contraction:
         )
 
 
+@lru_cache(maxsize=10_000)
+def contraction(left: IndexMap, right: IndexMap, count: int) -> Contraction:
+    """The contraction of two maps; one object, so that what is known about it is found once."""
+    return Contraction(left, right, count)
+
+
 def linear(function: Callable[[Contraction], list[T]]) -> Callable[[IndexMap, IndexMap, int], list[T]]:
     """A function of the two maps and the count of a contraction; a map that fills with anything but zero has no answer."""
 
     @wraps(function)
     def guarded(left: IndexMap, right: IndexMap, count: int) -> list[T]:
-        return [] if left.fill or right.fill else function(Contraction(left, right, count))
+        return [] if left.fill or right.fill else function(contraction(left, right, count))
 
     return guarded
 
 
 def is_dominated(c: Contraction) -> bool:
     """True when variable substitution gives a contraction of no more products: operators should compute that one."""
-    return any(prod(left.result) <= c.points for left, _, _ in _substitutions(c))
+    return any(prod(left.result) <= c.points for left, _, _ in c.substitutions)
 
 
 def once_split(function: Callable[[Contraction], list[T]]) -> Callable[[Contraction], list[T]]:
@@ -212,8 +223,8 @@ def _output_part(expression: Expr, c: Contraction) -> Expr | None:
 @linear
 @once_split
 def substitute_outputs(c: Contraction) -> list[tuple[IndexMap, IndexMap, IndexMap]]:
-    """Variable substitution; see :func:`_substitutions`."""
-    return _substitutions(c)
+    """Variable substitution; see :attr:`Contraction.substitutions`."""
+    return c.substitutions
 
 
 def _substitutions(c: Contraction) -> list[tuple[IndexMap, IndexMap, IndexMap]]:

@@ -46,28 +46,36 @@ class Quotient:
 Atom = int | Quotient
 
 
-def _key(atom: Atom) -> tuple[int, int, str]:
+def _term_key(term: tuple[Atom, int]) -> tuple[int, int, str]:
+    atom = term[0]
     return (0, atom, "") if isinstance(atom, int) else atom.key
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Expr:
     """``constant + sum(coefficient * atom)``; terms are sorted, coefficients are never zero."""
 
     constant: int
     terms: tuple[tuple[Atom, int], ...] = ()
 
-    def __hash__(self) -> int:
-        return self._hash
+    def __init__(self, constant: int, terms: tuple[tuple[Atom, int], ...] = ()) -> None:
+        # Expressions are made by the million: this is what the frozen dataclass would do, without its detour.
+        own = self.__dict__
+        own["constant"] = constant
+        own["terms"] = terms
 
-    @cached_property
-    def _hash(self) -> int:
-        return hash((self.constant, self.terms))
+    def __hash__(self) -> int:
+        found: int | None = self.__dict__.get("hash")
+        if found is None:
+            found = self.__dict__["hash"] = hash((self.constant, self.terms))
+        return found
 
     @staticmethod
     def of(constant: int, terms: Mapping[Atom, int]) -> Expr:
-        kept = [(atom, coefficient) for atom, coefficient in terms.items() if coefficient]
-        return Expr(constant, tuple(sorted(kept, key=lambda term: _key(term[0]))))
+        kept = [term for term in terms.items() if term[1]]
+        if len(kept) > 1:
+            kept.sort(key=_term_key)
+        return Expr(constant, tuple(kept))
 
     @cached_property
     def text(self) -> str:
@@ -88,6 +96,10 @@ class Expr:
     def __add__(self, other: Expr | int) -> Expr:
         if isinstance(other, int):
             return Expr(self.constant + other, self.terms)
+        if not other.terms:
+            return Expr(self.constant + other.constant, self.terms)
+        if not self.terms:
+            return Expr(self.constant + other.constant, other.terms)
         terms = dict(self.terms)
         for atom, coefficient in other.terms:
             terms[atom] = terms.get(atom, 0) + coefficient
@@ -102,7 +114,9 @@ class Expr:
     def __mul__(self, factor: int) -> Expr:
         if factor == 0:
             return Expr(0)
-        return Expr(self.constant * factor, tuple((atom, c * factor) for atom, c in self.terms))
+        if factor == 1:
+            return self
+        return Expr(self.constant * factor, tuple([(atom, c * factor) for atom, c in self.terms]))
 
     def coefficient(self, atom: Atom) -> int:
         """The coefficient of an atom, 0 when it does not occur."""
@@ -255,13 +269,17 @@ def modulo(expr: Expr, divisor: int, extents: Extents) -> Expr:
 
 def substitute(expr: Expr, replacements: Sequence[Expr] | Mapping[int, Expr], extents: Extents) -> Expr:
     """Replace iterator ``i`` by ``replacements[i]``; ``extents`` are those of the iterators in the replacements."""
-    total = Expr(expr.constant)
+    total = expr.constant
+    terms: dict[Atom, int] = {}
     for atom, c in expr.terms:
         if isinstance(atom, int):
-            total = total + replacements[atom] * c
+            value = replacements[atom]
         else:
-            total = total + floordiv(substitute(atom.dividend, replacements, extents), atom.divisor, extents) * c
-    return total
+            value = floordiv(substitute(atom.dividend, replacements, extents), atom.divisor, extents)
+        total += value.constant * c
+        for inner, k in value.terms:
+            terms[inner] = terms.get(inner, 0) + k * c
+    return Expr.of(total, terms)
 
 
 def parse(text: str, extents: Extents) -> Expr:

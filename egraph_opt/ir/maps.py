@@ -9,9 +9,10 @@ their identity inside the e-graph.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from math import gcd, prod
 
 import numpy as np
@@ -19,6 +20,9 @@ import numpy as np
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import expr as ex
 from egraph_opt.ir.expr import Expr, Extents
+
+# Whether a map is a bijection is found by enumeration up to this number of elements, where no algebra tells.
+_ENUMERATION_LIMIT = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -91,18 +95,46 @@ class IndexMap:
         """True when every source element is read exactly once."""
         if prod(self.source) != prod(self.result) or not self.is_total:
             return False
-        if self.offset.is_affine:
+        if self.digits is not None:
             # A mixed-radix numeral system: each stride is the product of the smaller ones' extents.
             reach = 1
-            for stride, extent in sorted((c, self.result[atom]) for atom, c in self.offset.terms):  # type: ignore[index]
-                if stride != reach:
+            for digit in sorted(self.digits, key=lambda digit: digit.stride):
+                if digit.stride != reach:
                     return False
-                reach *= extent
+                reach *= digit.extent
             return reach == prod(self.result) and self.offset.constant == 0
-        if prod(self.source) > 1 << 22:
+        if prod(self.source) > _ENUMERATION_LIMIT:
             return False
         flat = np.broadcast_to(ex.evaluate(self.offset, grid(self.result)), self.result).ravel()
         return bool(np.array_equal(np.sort(flat), np.arange(flat.size)))
+
+    @cached_property
+    def digits(self) -> tuple[Digit, ...] | None:
+        """The result's iterators as digits of which the offset is a linear combination; None when there are no such digits."""
+        divisors: dict[int, set[int]] = {}
+        for quotient in _quotients(self.offset):
+            i = quotient.dividend.as_iterator()
+            if i is not None:
+                divisors.setdefault(i, set()).add(quotient.divisor)
+        parts: list[tuple[int, int, int]] = []
+        replacements: list[Expr] = []
+        for i, extent in enumerate(self.result):
+            weights = [1, *sorted(divisors.get(i, ())), extent]
+            if any(large % small for small, large in pairwise(weights)):
+                return None
+            total = Expr(0)
+            for small, large in pairwise(weights):
+                total = total + ex.iterator(len(parts)) * small
+                parts.append((i, small, large // small))
+            replacements.append(total)
+        offset = ex.substitute(self.offset, replacements, tuple(extent for _, _, extent in parts))
+        if not offset.is_affine:
+            return None
+        return tuple(
+            Digit(i, weight, extent, offset.coefficient(position))
+            for position, (i, weight, extent) in enumerate(parts)
+            if extent > 1
+        )
 
     @cached_property
     def permutation(self) -> tuple[int, ...] | None:
@@ -119,6 +151,22 @@ class IndexMap:
                 return None
             order[i] = axis
         return tuple(order)
+
+
+@dataclass(frozen=True)
+class Digit:
+    """A digit of result iterator ``iterator``, worth ``weight`` there and ``stride`` elements of the source."""
+
+    iterator: int
+    weight: int
+    extent: int
+    stride: int
+
+
+def _quotients(e: Expr) -> Iterator[ex.Quotient]:
+    for quotient, _ in e.quotients:
+        yield quotient
+        yield from _quotients(quotient.dividend)
 
 
 def _axis(i: int, extent: int) -> Expr:
@@ -321,18 +369,14 @@ def inverse(bijection: IndexMap) -> IndexMap | None:
     if order is not None:
         back = [order.index(axis) for axis in range(len(order))]
         return permute(bijection.result, back)
-    if not bijection.offset.is_affine:
+    if bijection.digits is None:
         return None
-    # Each result iterator is a digit of the source's row-major position, with a known stride.
+    # Each result iterator is made of digits of the source's row-major position, with known strides.
     position = linear([_axis(i, extent) for i, extent in enumerate(bijection.source)], bijection.source)
-    indices = []
-    for i, extent in enumerate(bijection.result):
-        stride = bijection.offset.coefficient(i)
-        if extent == 1:
-            indices.append(Expr(0))
-        else:
-            digit = ex.floordiv(position, stride, bijection.source)
-            indices.append(ex.modulo(digit, extent, bijection.source))
+    indices = [Expr(0)] * len(bijection.result)
+    for digit in bijection.digits:
+        value = ex.modulo(ex.floordiv(position, digit.stride, bijection.source), digit.extent, bijection.source)
+        indices[digit.iterator] = indices[digit.iterator] + value * digit.weight
     found = index_map(bijection.result, bijection.source, indices)
     composed = compose(bijection, found)
     return found if composed is not None and composed.is_identity else None

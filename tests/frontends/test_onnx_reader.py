@@ -149,6 +149,18 @@ def test_hostile_names_stay_on_one_line():
     rejected(model_of([helper.make_node("Relu", [name], ["y"])], {"x": (2,)}, ["y"]), "evil")
 
 
+@pytest.mark.parametrize("equation", ["ii\x02->i", "i......->i", "i.->i", "ij-", "1->1", "i->j->k"])
+def test_equations_that_hang_shape_inference(equation):
+    node = helper.make_node("Einsum", ["x"], ["y"], name="sum", equation=equation)
+    rejected(model_of([node], {"x": (3, 3)}, ["y"]), "bad equation", "sum")
+
+
+def test_texts_that_are_not_utf_8():
+    content = model_of([RELU], {"x": (2,)}, ["y"]).SerializeToString()
+    for text in (b"activation", b"graph", b"Relu"):
+        rejected(content.replace(text, b"\xff" * len(text)), "UTF-8")
+
+
 def test_unknown_domains_pass():
     node = helper.make_node("Anything", ["x"], ["y"], domain="some.where")
     loaded = load(model_of([node], {"x": (2,)}, ["y"], domains=["some.where"]))
