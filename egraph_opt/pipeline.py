@@ -131,7 +131,7 @@ class _Run:
         from egraph_opt.egraph.snapshot import Snapshot
         from egraph_opt.extract.alternatives import Extraction
         from egraph_opt.extract.profile import Profile
-        from egraph_opt.extract.profiler import Profiler, expressible
+        from egraph_opt.extract.profiler import Profiler
         from egraph_opt.extract.roofline import Device
         from egraph_opt.extract.search import Search, kernel_steps, search
         from egraph_opt.ir.program import Step
@@ -158,13 +158,14 @@ class _Run:
                     searches[region.index] = Search(problem, region.program, f"r{region.index}s")
             except EgraphOptError as error:
                 self._revert(region, str(error))
+        from egraph_opt.backends.environment import find_compiler
         kernels = not self.portable and self._compiler()
         path = profile_db if profile_db is not None else default_cache_folder() / "profile.sqlite"
         profile = Profile(
             path if self.cost == "measured" else None, device_key(self.threads), "native" if kernels else "portable"
         )
         known = set(profile.measured)
-        profiler = Profiler(profile, kernels, self.threads, max(loaded.opset, 13))
+        profiler = Profiler(profile, find_compiler() if kernels else None, self.threads, loaded.opset)
 
         def measure(steps: Sequence[tuple[str, Step]]) -> None:
             profiler.measure(
@@ -177,7 +178,7 @@ class _Run:
                 list(searches.values()),
                 profile,
                 measure if self.cost == "measured" else None,
-                possible=lambda alternative: kernels or expressible(alternative.step),
+                possible=profiler.runnable,
                 deadline=min(self.deadline, time.monotonic() + MEASURING_SECONDS),
             )
             look(rounds=MEASURING_ROUNDS)

@@ -15,15 +15,16 @@ from egraph_opt.backends.onnxruntime import input_specs, make_session, output_sp
 from egraph_opt.errors import BackendMissing, EgraphOptError, InputRejected
 from egraph_opt.ir.interpreter import run_program
 from egraph_opt.ir.program import Program
-from egraph_opt.ir.terms import Apply, Reduce, Tensor, children
+from egraph_opt.ir.terms import Apply, Call, Compute, Reduce, Reshape, Source, Tensor, View, children
 from egraph_opt.runtime.compare import compare_outputs, worst
 from egraph_opt.runtime.report import Accuracy
 
 if TYPE_CHECKING:
     from egraph_opt.frontends.regions import Region
 
-# The float64 reference is computed when the model's contractions have at most this many products.
-REFERENCE_PRODUCTS = 3_000_000_000
+# The float64 reference is computed when the model's contractions have at most this many products, and no operand of one
+# takes more than this many elements when its view is written out.
+REFERENCE_PRODUCTS, REFERENCE_ELEMENTS = 3_000_000_000, 1 << 25
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Judge:
 
     def _with_reference(self, found: Accuracy, answers: Sequence[list[Any]], regions: Sequence[Region]) -> Accuracy:
         """Add the errors against float64, when the whole model is one region of bearable size."""
-        if len(regions) != 1 or not answers or products(regions[0].program) > REFERENCE_PRODUCTS:
+        if len(regions) != 1 or not answers or not affordable(regions[0].program):
             return found
         program, (inputs, expected) = regions[0].program, self.expected[0]
         try:
@@ -97,13 +98,24 @@ def _error(reference: Sequence[np.ndarray], values: Sequence[Any]) -> float:
     return max(errors, default=0.0)
 
 
-def products(program: Program) -> int:
-    """Products in all contractions of a program: its work as plain definitions."""
-
-    def count(term: Tensor) -> int:
-        own = 0
+def affordable(program: Program) -> bool:
+    """Whether the plain definitions of a program can be evaluated with numpy in a few seconds."""
+    total = 0
+    pending: list[Tensor] = [term for _, term in program.definitions]
+    while pending:
+        term = pending.pop()
         if isinstance(term, Reduce) and isinstance(term.tensor, Apply) and term.tensor.function == "mul":
-            own = prod(term.tensor.extents)
-        return own + sum(count(child) for child in children(term) if isinstance(child, Tensor))
+            total += prod(term.tensor.extents)
+            for operand in term.tensor.arguments:
+                if isinstance(operand, View) and _written_out(operand) > REFERENCE_ELEMENTS:
+                    return False
+        elif prod(term.extents) > REFERENCE_ELEMENTS:
+            return False
+        else:
+            pending += [child for child in children(term) if not isinstance(child, Source | Call | Compute | Reshape)]
+    return total <= REFERENCE_PRODUCTS
 
-    return sum(count(term) for _, term in program.definitions)
+
+def _written_out(operand: View) -> int:
+    used = {i for e in (*operand.map.indices, *operand.map.guards) for i in e.iterators}
+    return prod(operand.map.result[i] for i in used)

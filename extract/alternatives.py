@@ -7,7 +7,7 @@ to the buffers it reads. A body is ranked by its own work and the estimated cost
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -24,9 +24,13 @@ from egraph_opt.egraph.language import parse_extents
 
 # Bodies kept per tensor class for each set of operators they read from: measuring may turn any ranking by static cost
 # around, so no operator may crowd out another.
-BODIES = 2
+BODIES, KEPT = 2, 10
 # Alternatives expected to cost more than this many times the best way to fill the same buffer are not offered.
 HOPELESS = 4.0
+# Kinds of bodies that are combined where a function has several arguments.
+COMBINED = 3
+# Buffers one kernel may read.
+LEAVES = 6
 # Work of one load and of one view's index arithmetic, in float additions.
 LOAD, INDEX = 1.0, 0.1
 # A reduction over more points than this is not worth much as a plain loop nest: no register blocking.
@@ -41,6 +45,8 @@ class Body:
     parts: tuple[Body, ...]
     density: float
     leaves: frozenset[int]
+    kind: frozenset[str] = frozenset()
+    rank: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +104,7 @@ class Extraction:
         self.snapshot = snapshot
         self.device = device
         self.extents = snapshot.extents
+        self.size = {owner: prod(extents) for owner, extents in self.extents.items()}
         self.bodies: dict[int, list[Body]] = {}
         self.cost: dict[int, float] = {}
         self._operators: dict[int, frozenset[str]] = {}
@@ -149,7 +156,7 @@ class Extraction:
                     self.cost[owner] = 0.0
                     push(owner, 0.0)
                 elif node.constructor == "Fill":
-                    self._offer(owner, Body(node, (), 0.0, frozenset()))
+                    self._offer(owner, self._body(owner, node, (), 0.0, frozenset()))
                     push(owner, 0.0)
         while queue:
             _, owner = heapq.heappop(queue)
@@ -177,33 +184,33 @@ class Extraction:
         improved = False
         for body in self._combine(owner, node):
             improved |= self._offer(owner, body)
-        return self._rank(owner, self.bodies[owner][0]) if improved else None
+        return self.bodies[owner][0].rank if improved else None
 
-    def _rank(self, owner: int, body: Body) -> float:
-        own = self._kernel_bound(owner, body)
-        return own + sum(self.cost.get(leaf, inf) for leaf in sorted(body.leaves))
+    def _body(self, owner: int, node: ENode, parts: tuple[Body, ...], density: float, leaves: frozenset[int]) -> Body:
+        kind = frozenset().union(*(self._producers(leaf) for leaf in leaves))
+        rank = self._kernel_bound(owner, density, leaves) + sum(self.cost.get(leaf, inf) for leaf in sorted(leaves))
+        return Body(node, parts, density, leaves, kind, rank)
 
     def _offer(self, owner: int, body: Body) -> bool:
         """Keep a body if it is among the best; a body over the same buffers must be cheaper than the one it replaces."""
         kept = self.bodies.setdefault(owner, [])
         for i, other in enumerate(kept):
-            if other.leaves == body.leaves:  # sets of class ids
+            if other.leaves == body.leaves:
                 if body.density >= other.density * (1 - 1e-9):
                     return False
                 del kept[i]
                 break
-        kept.append(body)
-        kept.sort(key=lambda b: (self._rank(owner, b), b.density, len(b.leaves)))
-        kind = self._kind(body)
-        alike = [b for b in kept if self._kind(b) == kind]
-        if len(alike) > BODIES:
+        alike = [b for b in kept if b.kind == body.kind]
+        if len(alike) >= BODIES:
+            if body.rank >= alike[-1].rank * (1 - 1e-9):
+                return False
             kept.remove(alike[-1])
-            return alike[-1] is not body
+        if not alike and len(kept) >= KEPT and body.rank >= kept[-1].rank:
+            return False
+        kept.append(body)
+        kept.sort(key=lambda b: (b.rank, b.density, len(b.leaves)))
+        del kept[KEPT:]
         return True
-
-    def _kind(self, body: Body) -> frozenset[str]:
-        """The operators whose results a body reads."""
-        return frozenset().union(*(self._producers(leaf) for leaf in body.leaves))
 
     def _producers(self, owner: int) -> frozenset[str]:
         if owner not in self._operators:
@@ -221,12 +228,15 @@ class Extraction:
         if node.constructor == "Read":
             leaf = node.children[0]
             if leaf in self.cost:
-                yield Body(node, (), LOAD, frozenset((leaf,)))
+                yield self._body(owner, node, (), LOAD, frozenset((leaf,)))
             return
         options = [self.bodies.get(child, []) for child in node.children]
+        if len(options) > 1:  # the best of each kind is enough to combine
+            options = [_diverse(found) for found in options]
         for parts in product(*options):
             leaves = frozenset().union(*(part.leaves for part in parts))
-            yield Body(node, parts, self._density(node, parts), leaves)
+            if len(leaves) <= LEAVES:
+                yield self._body(owner, node, parts, self._density(node, parts), leaves)
 
     def _density(self, node: ENode, parts: tuple[Body, ...]) -> float:
         inner = sum(part.density for part in parts)
@@ -271,13 +281,13 @@ class Extraction:
                 for body in self.bodies.get(node.children[0], []):
                     if owner in body.leaves or any(self._passes(leaf, owner) for leaf in body.leaves):
                         continue
-                    yield self._kernel_bound(owner, body), tuple(sorted(body.leaves)), body
+                    bound = self._kernel_bound(owner, body.density, body.leaves)
+                    yield bound, tuple(sorted(body.leaves)), body
 
-    def _kernel_bound(self, owner: int, body: Body) -> float:
-        elements = prod(self.extents[owner])
-        read = sum(prod(self.extents[leaf]) for leaf in body.leaves)
-        reach = min(read, int(elements * max(body.density, 1.0)))
-        return kernel_seconds(self.device, elements, body.density, reach)
+    def _kernel_bound(self, owner: int, density: float, leaves: frozenset[int]) -> float:
+        elements = self.size[owner]
+        reach = min(sum(self.size[leaf] for leaf in leaves), int(elements * max(density, 1.0)))
+        return kernel_seconds(self.device, elements, density, reach)
 
     def _steps(self, owner: int, node: ENode) -> Iterable[Alternative]:
         for bound, needs, body in self._options(owner, node):
@@ -348,11 +358,20 @@ class Extraction:
                 pending += cheapest.needs
                 continue
             found.sort(key=lambda a: (self._buffer_cost(owner, a), a.text))
-            limit = HOPELESS * self._buffer_cost(owner, found[0])
+            limit = HOPELESS * self._buffer_cost(owner, found[0]) if found else 0.0
             found = [a for a in found if self._buffer_cost(owner, a) <= limit]
             result.alternatives[owner] = found
             pending += [need for a in found for need in a.needs]
         return result
+
+
+def _diverse(bodies: Sequence[Body]) -> list[Body]:
+    """The best body of each of the few best kinds."""
+    first: dict[frozenset[str], Body] = {}
+    for body in bodies:
+        if len(first) < COMBINED:
+            first.setdefault(body.kind, body)
+    return list(first.values())
 
 
 def _share(index: IndexMap) -> float:

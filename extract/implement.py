@@ -37,8 +37,8 @@ class Implementer:
                 steps.append(step)
                 continue
             best = self.profile.best(signature(step.buffer))
-            choice = best.implementation if best is not None else (KERNEL if self.kernels_allowed else PORTABLE)
-            if choice == PORTABLE:
+            choice = best.implementation if best is not None else KERNEL
+            if choice == PORTABLE or not self.kernels_allowed:
                 written, more = _portable(step, step.buffer, held)
                 steps += written
                 constants |= more

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 SCHEMA_VERSION = 1
+# What signatures of whole models begin with.
+MODELS = "models "
+# How long to wait for another process that writes.
+LOCK_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -47,33 +52,44 @@ class Profile:
         if self.path is None:
             return
         try:
-            with closing(self._open()) as database:
-                rows = database.execute(
-                    "select signature, implementation, samples, error from measurements where device = ?",
-                    (self.device,),
-                ).fetchall()
+            rows = self._rows(self.path)
             for signature, implementation, samples, error in rows:
                 values = tuple(float(sample) for sample in json.loads(samples))
                 if all(0 < value < 1e9 for value in values):
-                    found = Measurement(signature, implementation, values, error)
-                    self.measured.setdefault(signature, {})[implementation] = found
-        except (sqlite3.Error, OSError, ValueError, TypeError) as error:
+                    found = Measurement(str(signature), str(implementation), values, str(error))
+                    self.measured.setdefault(found.signature, {})[found.implementation] = found
+        except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
+            self.measured.clear()
             self.warning = f"profile database {self.path} is not used: {error}"
 
-    def _open(self) -> sqlite3.Connection:
-        assert self.path is not None
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        database = sqlite3.connect(self.path, timeout=10)
-        database.execute("pragma journal_mode=wal")
-        (version,) = database.execute("pragma user_version").fetchone()
-        if version not in (0, SCHEMA_VERSION):
+    def _rows(self, path: Path) -> list[tuple[str, str, str, str]]:
+        """All measurements of this device, even where the file may only be read."""
+        try:
+            database = self._open(path)
+        except (sqlite3.Error, OSError) as error:
+            if not path.is_file() or os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+                raise
+            self.warning = f"profile database {path} cannot be written: {error}"
+            database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        with closing(database):
+            _check_version(database)
+            query = "select signature, implementation, samples, error from measurements where device = ?"
+            return database.execute(query, (self.device,)).fetchall()
+
+    def _open(self, path: Path) -> sqlite3.Connection:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database = sqlite3.connect(path, timeout=LOCK_SECONDS)
+        try:
+            _check_version(database)
+            database.execute("pragma journal_mode=wal")
+            database.execute(
+                "create table if not exists measurements (device text, signature text, implementation text,"
+                " samples text, error text, primary key (device, signature, implementation))"
+            )
+            database.execute(f"pragma user_version={SCHEMA_VERSION}")
+        except BaseException:
             database.close()
-            raise sqlite3.DatabaseError(f"it has schema version {version}, this program knows {SCHEMA_VERSION}")
-        database.execute(
-            "create table if not exists measurements (device text, signature text, implementation text, samples text,"
-            " error text, primary key (device, signature, implementation))"
-        )
-        database.execute(f"pragma user_version={SCHEMA_VERSION}")
+            raise
         return database
 
     def _keep(self, measurement: Measurement) -> None:
@@ -91,7 +107,7 @@ class Profile:
             return
         rows = [(self.device, self._key(m.signature), m.implementation, json.dumps(m.samples), m.error) for m in found]
         try:
-            with closing(self._open()) as database, database:
+            with closing(self._open(self.path)) as database, database:
                 database.executemany("insert or replace into measurements values (?, ?, ?, ?, ?)", rows)
         except (sqlite3.Error, OSError) as error:
             self.warning = f"profile database {self.path} cannot be written: {error}"
@@ -100,3 +116,29 @@ class Profile:
         """The fastest implementation of a step, a failure if all failed, None if it was never measured."""
         found = self.measured.get(self._key(signature))
         return min(found.values(), key=lambda m: (m.seconds, m.implementation)) if found else None
+
+    def comparison(self, original: str, candidate: str) -> tuple[Sequence[float], Sequence[float]] | None:
+        """Milliseconds per round of two models, given by their digests, that were timed in turns."""
+        found = self.measured.get(_versus(original, candidate), {})
+        one, other = found.get("original"), found.get("candidate")
+        if one is None or other is None or not one.samples or len(one.samples) != len(other.samples):
+            return None
+        return one.samples, other.samples
+
+    def add_comparison(self, original: str, candidate: str, samples: tuple[Sequence[float], Sequence[float]]) -> None:
+        """Keep what :meth:`comparison` gives back, so that the same database always leads to the same choice."""
+        signature = _versus(original, candidate)
+        self.add(
+            Measurement(signature, name, tuple(found))
+            for name, found in zip(("original", "candidate"), samples, strict=True)
+        )
+
+
+def _versus(original: str, candidate: str) -> str:
+    return f"{MODELS}{original} {candidate}"
+
+
+def _check_version(database: sqlite3.Connection) -> None:
+    (version,) = database.execute("pragma user_version").fetchone()
+    if version not in (0, SCHEMA_VERSION):
+        raise sqlite3.DatabaseError(f"it has schema version {version}, this program knows {SCHEMA_VERSION}")

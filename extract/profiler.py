@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
 from pathlib import Path
 
 from egraph_opt.backends import tvm_build, tvm_schedule
 from egraph_opt.backends.model_timer import TimedModel, time_each
 from egraph_opt.errors import BackendMissing, EgraphOptError
+from egraph_opt.extract.alternatives import Alternative
 from egraph_opt.extract.profile import Measurement, Profile
+from egraph_opt.frontends.onnx_emit import supports
 from egraph_opt.frontends.onnx_standalone import standalone
-from egraph_opt.frontends.portable import express
+from egraph_opt.frontends.portable import Portable, express
 from egraph_opt.ir.program import Step, kernel_signature
 from egraph_opt.ir.terms import Call, Compute, Reshape, Tensor
 
@@ -22,6 +26,9 @@ LIBRARY = "library"
 KERNEL = "kernel "
 # Models timed by one worker process: a crash costs at most this many measurements a second try.
 BATCH = 24
+BATCH_SECONDS = 120.0
+# The range of opsets that steps are timed at; the model itself may be older or newer.
+LOWEST_OPSET, HIGHEST_OPSET = 13, 21
 # Beside a kernel, standard operators are only worth timing while they are about as few as what they replace.
 FEW_OPERATORS = 2
 
@@ -37,25 +44,71 @@ class Candidate:
 
 
 @dataclass
+class Runnable:
+    """Tells which steps can be written into a model of an opset, with or without generated kernels."""
+
+    opset: int
+    kernels: bool
+    _known: dict[str, bool] = field(default_factory=dict)
+
+    def __call__(self, alternative: Alternative) -> bool:
+        step = alternative.step
+        if isinstance(step, Reshape) or (self.kernels and isinstance(step, Compute)):
+            return True
+        key = alternative.text
+        if key not in self._known:
+            if isinstance(step, Call):
+                self._known[key] = supports(step, self.opset)
+            else:
+                self._known[key] = self.portable("y", kernel_signature(step.tensor)[0]) is not None
+        return self._known[key]
+
+    def portable(self, name: str, body: Tensor) -> Portable | None:
+        """A kernel body as standard operators of this opset, if there are any that can do it."""
+        found = express(name, body)
+        if found is None or not all(supports(s.buffer, self.opset) for s in found.steps if isinstance(s.buffer, Call)):
+            return None
+        return found
+
+
+@dataclass
 class Profiler:
     """Times the implementations of steps and keeps the results in a profile.
 
-    ``thorough`` tries all schedules of a kernel instead of the default one.
+    ``compiler`` links kernels; without one only standard operators are timed. ``thorough`` tries all schedules of a
+    kernel instead of the default one. Nothing new is begun after ``deadline`` (monotonic seconds).
     """
 
     profile: Profile
-    kernels: bool
+    compiler: Path | None
     threads: int | None
     opset: int
     thorough: bool = False
+    deadline: float = inf
+
+    @cached_property
+    def runnable(self) -> Runnable:
+        """What can be written into the model."""
+        return Runnable(self.opset, self.compiler is not None)
+
+    @property
+    def _timing_opset(self) -> int:
+        """Opset of the small models: one that onnxruntime implements in full."""
+        return min(max(self.opset, LOWEST_OPSET), HIGHEST_OPSET)
 
     def measure(self, steps: Sequence[tuple[str, Step]], progress: Callable[[int, int], None]) -> None:
         """Measure every implementation of steps given with their signatures; failures are recorded as such."""
         candidates = [c for signature, step in steps for c in self.candidates(signature, step)]
         done = 0
         for begin in range(0, len(candidates), BATCH):
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                return
             batch = candidates[begin : begin + BATCH]
-            self.profile.add(self._timed(batch))
+            measured = self._timed(batch, min(BATCH_SECONDS, left))
+            if time.monotonic() >= self.deadline:  # what failed may have failed for want of time
+                measured = [m for m in measured if m.samples]
+            self.profile.add(measured)
             done += len(batch)
             progress(done, len(candidates))
         for signature, _ in steps:
@@ -65,34 +118,38 @@ class Profiler:
     def candidates(self, signature: str, step: Step) -> list[Candidate]:
         """Implementations worth timing: the call itself; kernels under several schedules, standard operators."""
         found: list[Candidate] = []
+        opset = self._timing_opset
         if isinstance(step.buffer, Call):
-            return [Candidate(signature, LIBRARY, standalone([step], opset=self.opset))]
+            try:
+                return [Candidate(signature, LIBRARY, standalone([step], opset=opset))]
+            except EgraphOptError as error:
+                self.profile.add([Measurement(signature, LIBRARY, (), str(error))])
         if not isinstance(step.buffer, Compute):
             return []
-        body, sources = kernel_signature(step.buffer.tensor)
-        if self.kernels:
+        if self.compiler is not None:
             try:
+                body, _ = kernel_signature(step.buffer.tensor)
                 for schedule in tvm_schedule.schedules(body) if self.thorough else ("",):
                     kernel = kernel_of(step, schedule)
-                    model = standalone([step], {step.name: kernel.name}, opset=self.opset)
+                    model = standalone([step], {step.name: kernel.name}, opset=opset)
                     found.append(Candidate(signature, KERNEL + schedule, model, kernel))
-            except EgraphOptError as error:
-                self.profile.add([Measurement(signature, KERNEL, (), str(error))])
-        portable = express(step.name, step.buffer.tensor)
-        if portable is not None and (not self.kernels or len(portable.steps) <= FEW_OPERATORS):
+            except Exception as error:  # like a code generator that fails below: this is one candidate of many
+                self.profile.add([Measurement(signature, KERNEL, (), f"{type(error).__name__}: {error}")])
+        portable = self.runnable.portable(step.name, step.buffer.tensor)
+        if portable is not None and (self.compiler is None or len(portable.steps) <= FEW_OPERATORS):
             try:
-                found.append(Candidate(signature, PORTABLE, standalone(portable.steps, opset=self.opset)))
+                found.append(Candidate(signature, PORTABLE, standalone(portable.steps, opset=opset)))
             except EgraphOptError as error:
                 self.profile.add([Measurement(signature, PORTABLE, (), str(error))])
         return found
 
-    def _timed(self, batch: Sequence[Candidate]) -> list[Measurement]:
+    def _timed(self, batch: Sequence[Candidate], seconds: float) -> list[Measurement]:
         with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
             library, failed = self._library(batch, Path(folder))
             live = [c for c in batch if c.kernel is None or (library is not None and c.kernel.name not in failed)]
             dead = [c for c in batch if c not in live]
             models = [TimedModel(c.model, library if c.kernel is not None else None) for c in live]
-            results = time_each(models, threads=self.threads)
+            results = time_each(models, threads=self.threads, timeout=seconds)
         measured = [
             Measurement(c.signature, c.implementation, tuple(samples), error)
             for c, (samples, error) in zip(live, results, strict=True)
@@ -116,17 +173,8 @@ class Profiler:
         built = [kernel for kernel in kernels if kernel.name in objects]
         if not built:
             return None, failed
-        return tvm_build.build_library(built, folder / "candidates.so", objects=objects), failed
-
-
-@lru_cache(maxsize=None)
-def _portable(body: Tensor) -> bool:
-    return express("y", body) is not None
-
-
-def expressible(step: Call | Compute | Reshape) -> bool:
-    """Whether standard operators can do what a step does."""
-    return not isinstance(step, Compute) or _portable(kernel_signature(step.tensor)[0])
+        path = folder / "candidates.so"
+        return tvm_build.build_library(built, path, compiler=str(self.compiler), objects=objects), failed
 
 
 def kernel_of(step: Step, schedule: str) -> tvm_build.Kernel:

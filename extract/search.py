@@ -7,15 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
+from egraph_opt.errors import EgraphOptError
 from egraph_opt.extract.alternatives import Alternative, Problem
 from egraph_opt.extract.choose import Choice, choose
 from egraph_opt.extract.plans import build_plan
 from egraph_opt.extract.profile import Profile
 from egraph_opt.ir.program import Plan, Program, Step
-from egraph_opt.ir.terms import Compute, Reshape
+from egraph_opt.ir.terms import Call, Compute, Reshape
 
 # The search ends when nothing unmeasured can promise more than this share of the best measured plan.
 GAP = 0.03
+# onnxruntime keeps a blocked layout between neighbouring Convs, so a chain of them takes less time than the sum of its
+# Convs measured alone. With this factor on every Conv there is a second plan that stays with chains of Convs.
+CHAINED_CONV = 0.8
 
 Measure = Callable[[Sequence[tuple[str, Step]]], None]
 
@@ -24,25 +28,28 @@ Measure = Callable[[Sequence[tuple[str, Step]]], None]
 class Costs:
     """Seconds of an alternative: measured if it was, else its estimate; what failed or cannot be run costs infinity.
 
-    With ``certain`` only what was measured counts.
+    With ``certain`` only what was measured counts. ``conv`` is the share of its cost that a Conv is charged.
     """
 
     profile: Profile
     possible: Callable[[Alternative], bool]
     certain: bool = False
+    conv: float = 1.0
 
     def __call__(self, alternative: Alternative) -> float:
-        if isinstance(alternative.step, Reshape):
+        step = alternative.step
+        if isinstance(step, Reshape):
             return alternative.estimate
+        if not self.possible(alternative):
+            return inf
         found = self.profile.best(alternative.text)
-        if found is not None:
-            return found.seconds
-        return inf if self.certain or not self.possible(alternative) else alternative.estimate
+        seconds = found.seconds if found is not None else inf if self.certain else alternative.estimate
+        return seconds * self.conv if isinstance(step, Call) and step.operator == "Conv" else seconds
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The chosen plan of one region and how sure it is: ``gap`` steps of it were never measured."""
+    """A chosen plan of one region and how sure it is: ``unmeasured`` steps of it were never measured."""
 
     plan: Plan
     choice: Choice
@@ -51,12 +58,18 @@ class Outcome:
 
 @dataclass
 class Search:
-    """One region's problem and the plans found for it."""
+    """One region's problem and the plans found for it.
+
+    ``outcome`` is the cheapest plan, ``chained`` the one that prefers chains of Convs where that is another one;
+    ``failure`` says why there is none. Step names begin with ``prefix``.
+    """
 
     problem: Problem
     program: Program
     prefix: str
     outcome: Outcome | None = field(default=None)
+    chained: Outcome | None = field(default=None)
+    failure: str = ""
 
 
 def search(
@@ -68,27 +81,48 @@ def search(
     rounds: int,
     deadline: float,
 ) -> None:
-    """Fill in the outcome of every search.
+    """Fill in the outcomes of every search, or why it has none.
 
     ``measure`` times steps given as (signature, step) and puts them into the profile; without it the choice rests on what
     the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed, the
     best plan of measured steps counts. ``possible`` tells whether an alternative can be run at all.
     """
-    for _ in range(rounds if measure is not None else 0):
-        wanted: dict[str, Step] = {}
-        for item in searches:
-            choice = choose(item.problem, Costs(profile, possible))
-            known = choose(item.problem, Costs(profile, possible, certain=True))
-            if choice is not None and (known is None or choice.cost < known.cost * (1 - GAP)):
-                wanted.update(_unmeasured(item.problem, choice, profile, possible))
-        if not wanted or time.monotonic() > deadline or measure is None:
-            break
-        measure(sorted(wanted.items()))
+    for conv in (1.0, CHAINED_CONV):
+        for _ in range(rounds if measure is not None else 0):
+            wanted: dict[str, Step] = {}
+            for item in searches:
+                choice = choose(item.problem, Costs(profile, possible, conv=conv))
+                known = choose(item.problem, Costs(profile, possible, certain=True, conv=conv))
+                if choice is not None and (known is None or choice.cost < known.cost * (1 - GAP)):
+                    wanted.update(_unmeasured(item.problem, choice, profile, possible))
+            if not wanted or time.monotonic() > deadline or measure is None:
+                break
+            measure(sorted(wanted.items()))
     for item in searches:
-        choice = choose(item.problem, Costs(profile, possible, certain=measure is not None))
-        if choice is not None:
-            missing = sum(_needs_measuring(a, profile) for _, a in choice.steps)
-            item.outcome = Outcome(build_plan(item.problem, choice, item.program, prefix=item.prefix), choice, missing)
+        _conclude(item, profile, possible, certain=measure is not None)
+
+
+def _conclude(item: Search, profile: Profile, possible: Callable[[Alternative], bool], *, certain: bool) -> None:
+    item.outcome = item.chained = None
+    item.failure = ""
+    try:
+        item.outcome = _outcome(item, Costs(profile, possible, certain), item.prefix, None)
+        if item.outcome is None:
+            item.failure = "its steps were not measured in time" if certain else "no plan of runnable steps was found"
+        else:
+            costs = Costs(profile, possible, certain, CHAINED_CONV)
+            item.chained = _outcome(item, costs, f"{item.prefix}c", item.outcome.choice)
+    except (EgraphOptError, MemoryError) as error:
+        item.failure = str(error) or "out of memory"
+
+
+def _outcome(item: Search, costs: Costs, prefix: str, other: Choice | None) -> Outcome | None:
+    """The plan of the cheapest choice; None where there is none, and where it is the ``other`` choice."""
+    choice = choose(item.problem, costs)
+    if choice is None or (other is not None and [a for _, a in choice.steps] == [a for _, a in other.steps]):
+        return None
+    missing = sum(_needs_measuring(alternative, costs.profile) for _, alternative in choice.steps)
+    return Outcome(build_plan(item.problem, choice, item.program, prefix=prefix), choice, missing)
 
 
 def _unmeasured(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from egraph_opt.egraph.language import IntVar, MapVar, Rule, TensorVar, each, equal, fill, rule_group
 from egraph_opt.ir import contraction as by
+from egraph_opt.ir import radix
 from egraph_opt.ir.view_algebra import one_operand_sum
 
 
@@ -24,10 +25,10 @@ def contraction_forms(x: TensorVar, m: MapVar, j: IntVar, k: IntVar) -> Iterator
 def phases(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) -> Iterator[Rule]:
     """Strides, dilations and groups become iterators of their own: mixed-radix splits of iterators and of the axis they walk."""
     product = (x.view(m) * w.view(n)).sum(k)
-    a = each(by.split_axes, m, n, k)
+    a = each(radix.split_axes, m, n, k)
     split = (x.view(a.map(0)).view(a.map(1)) * w.view(a.map(2)).view(a.map(3))).sum(a.integer(4))
     yield equal("axis-splits", product, split.view(a.map(5)), exactness="reassociates")
-    i = each(by.split_quotients, m, n, k)
+    i = each(radix.split_quotients, m, n, k)
     reindexed = (x.view(i.map(0)) * w.view(i.map(1))).sum(i.integer(2)).view(i.map(3))
     yield equal("quotient-splits", product, reindexed, exactness="reassociates")
 
@@ -36,7 +37,7 @@ def phases(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) -> Itera
 def windows(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) -> Iterator[Rule]:
     """A large window is a window of smaller ones."""
     product = (x.view(m) * w.view(n)).sum(k)
-    i = each(by.split_windows, m, n, k)
+    i = each(radix.split_windows, m, n, k)
     reindexed = (x.view(i.map(0)) * w.view(i.map(1))).sum(i.integer(2)).view(i.map(3))
     yield equal("window-splits", product, reindexed, exactness="reassociates")
 

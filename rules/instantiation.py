@@ -6,24 +6,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from egraph_opt.egraph.language import (
+    ArgsVar,
     BufferVar,
     Each,
     ExtentsVar,
     IntVar,
     MapVar,
     Node,
+    Pattern,
     Rule,
     TensorVar,
     TextVar,
     apply,
-    ArgsVar,
-    Pattern,
     call,
     each,
     equal,
     rule_group,
 )
-from egraph_opt.ir import matching, view_algebra
+from egraph_opt.ir import matching, matching_convolution, matching_reduction, view_algebra
 from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.maps import IndexMap
 
@@ -59,18 +59,18 @@ def instantiation(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar, o
     product = (x.view(m) * w.view(n)).sum(k)
     matchers: tuple[tuple[str, Callable[[Any, Any, int], list[matching.Match]]], ...] = (
         ("matmul", matching.matrix_products),
-        ("conv", matching.convolutions),
-        ("conv-transpose", matching.transposed_convolutions),
+        ("conv", matching_convolution.convolutions),
+        ("conv-transpose", matching_convolution.transposed_convolutions),
     )
     for name, matcher in matchers:
         yield equal(name, product, _called(x, w, each(_matches(matcher, False), m, n, k)), exactness="reassociates")
         yield equal(
             f"{name}-swapped", product, _called(w, x, each(_matches(matcher, True), m, n, k)), exactness="reassociates"
         )
-    r = each(matching.reductions, operation, m, k)
+    r = each(matching_reduction.reductions, operation, m, k)
     reduced = call(r.text(0), r.text(1), [x.view(r.map(2)).compute().reshape(r.extents(3))], r.extents(4))
     yield equal("reduction", x.view(m).reduce(operation, k), reduced.reshape(r.extents(5)).read().view(r.map(6)))
-    s = each(matching.sums, m, k)
+    s = each(matching_reduction.sums, m, k)
     summed = call(s.text(0), s.text(1), [x.view(s.map(2)).compute().reshape(s.extents(3))], s.extents(4))
     yield equal(
         "sum-reduction", x.view(m).sum(k), summed.reshape(s.extents(5)).read().view(s.map(6)), exactness="reassociates"

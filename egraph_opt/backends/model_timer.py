@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from egraph_opt.backends.onnxruntime import (
+    RANDOM,
+    Fill,
     bound_caller,
     caller,
     create_process_pool,
@@ -48,13 +50,14 @@ def time_models(
     rounds: int = 9,
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    fill: Fill = RANDOM,
     threads: int | None = None,
     enough_seconds: float = 60.0,
     timeout: float | None = None,
 ) -> list[list[float]]:
     """Milliseconds per round of each model, in interleaved turns on one thread pool.
 
-    All models get `random_inputs(seed, shapes)`. Stops early, after at least three rounds, when `enough_seconds` have
+    All models get `random_inputs(seed, shapes, fill)`. Stops early, after at least three rounds, when `enough_seconds` have
     passed. Raises InputRejected where a model does not load, run or survive, LimitReached after `timeout` seconds.
     """
     with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
@@ -65,6 +68,7 @@ def time_models(
             ],
             "rounds": rounds,
             "seed": seed,
+            "fill": fill,
             "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
             "threads": threads,
             "enough_seconds": enough_seconds,
@@ -127,7 +131,9 @@ def _sample(request: Mapping[str, Any]) -> list[list[float]]:
     calls = []
     for model, library in request["models"]:
         session = make_session(model, kernel_library=library, process_pool=True)
-        inputs = random_inputs(input_specs(session), seed=request["seed"], shapes=request["shapes"])
+        inputs = random_inputs(
+            input_specs(session), seed=request["seed"], shapes=request["shapes"], fill=tuple(request["fill"])
+        )
         run(session, inputs)
         calls.append(caller(session, inputs))
     return sample_turns(calls, rounds=request["rounds"], enough_seconds=request["enough_seconds"])

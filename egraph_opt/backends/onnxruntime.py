@@ -12,6 +12,9 @@ from egraph_opt.errors import BackendMissing, InputRejected, one_line
 
 Array = NDArray[Any]
 Shapes = Mapping[str, Sequence[int]]
+# The value of all integers and of all floats of the inputs; None: random ones.
+Fill = tuple[int | None, int | None]
+RANDOM: Fill = (None, None)
 
 PROVIDERS = ("CPUExecutionProvider",)
 # y = Identity(x) over one float, opset 13, serialized: backends do not import onnx.
@@ -107,12 +110,18 @@ def output_specs(session: Any) -> tuple[ValueSpec, ...]:
 
 
 def random_inputs(
-    specs: Sequence[ValueSpec], *, seed: int = 0, shapes: Shapes | None = None, default_dimension: int = 1
+    specs: Sequence[ValueSpec],
+    *,
+    seed: int = 0,
+    shapes: Shapes | None = None,
+    default_dimension: int = 1,
+    fill: Fill = RANDOM,
 ) -> dict[str, Array]:
     """Random values for every input: the same seed and shapes give the same values on every machine.
 
     Floats are standard normal, integers 0 or 1 (they may be indices or lengths). `shapes` gives whole shapes by input
-    name, and lengths of symbolic dimensions by symbol (one number); the others are `default_dimension` long. Raises
+    name, and lengths of symbolic dimensions by symbol (one number); the others are `default_dimension` long. With
+    `fill` all integers (booleans, strings), or all floats, have one value: some models run on few values only. Raises
     InputRejected for a type that cannot be drawn and for a shape that contradicts the model.
     """
     given = dict(shapes or {})
@@ -122,7 +131,7 @@ def random_inputs(
             known = ", ".join([spec.name for spec in specs] + sorted(symbols))
             raise InputRejected(f"shape given for {name}, which is neither an input nor a symbolic dimension ({known})")
     generator = np.random.default_rng(seed)
-    return {spec.name: _draw(spec, _concrete_shape(spec, given, default_dimension), generator) for spec in specs}
+    return {spec.name: _draw(spec, _concrete_shape(spec, given, default_dimension), generator, fill) for spec in specs}
 
 
 def run(session: Any, inputs: Mapping[str, Array]) -> list[Any]:
@@ -213,7 +222,7 @@ def _concrete_shape(spec: ValueSpec, given: Shapes, default_dimension: int) -> t
     )
 
 
-def _draw(spec: ValueSpec, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+def _draw(spec: ValueSpec, shape: tuple[int, ...], generator: np.random.Generator, fill: Fill) -> Array:
     dtype = NUMPY_TYPES.get(spec.type)
     if dtype is None:
         raise InputRejected(f"input {spec.name} is a {spec.type}, for which no random values can be drawn")
@@ -225,8 +234,10 @@ def _draw(spec: ValueSpec, shape: tuple[int, ...], generator: np.random.Generato
     if count * 8 > MAXIMUM_INPUT_BYTES:
         raise InputRejected(f"input {spec.name} of shape {list(shape)} is too large to draw")
     if np.issubdtype(dtype, np.floating):
+        if fill[1] is not None:
+            return np.full(shape, fill[1], dtype)
         # float32 first: half the memory of float64, and all narrower types round from the same values.
         narrow = np.float64 if dtype is np.float64 else np.float32
         return generator.standard_normal(shape, dtype=narrow).astype(dtype, copy=False)
-    values = generator.integers(0, 2, size=shape)
+    values = generator.integers(0, 2, size=shape) if fill[0] is None else np.full(shape, fill[0])
     return values.astype(str).astype(object) if dtype is np.object_ else values.astype(dtype)

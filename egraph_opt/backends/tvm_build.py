@@ -18,7 +18,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx.build import codegen_build
 
-from egraph_opt.backends import tvm_lower, tvm_schedule
+from egraph_opt.backends import tvm_lower
 from egraph_opt.errors import BackendMissing, EgraphOptError, UsageError
 from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.terms import Source, Tensor, show
@@ -58,7 +58,8 @@ def _module(kernel: Kernel, target: Mapping[str, Any]) -> Any:
     module = tvm_lower.kernel_module(kernel.name, kernel.body, kernel.inputs, kernel.schedule)
     goal = tvm.target.Target(dict(target))
     # Only the passes that turn a finished loop nest into code. Kernels use flat buffers and
-    # nothing that LowerIntrin would have to expand, and the simplifier would find nothing; all of them analyse every binding, which costs minutes on long bodies.
+    # nothing that LowerIntrin would have to expand, and the simplifier would find nothing; all of them analyse every
+    # binding, which costs minutes on long bodies.
     passes = tirx.transform
     steps = [
         passes.BindTarget(goal.with_host(goal)),

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import tirx
 
@@ -35,7 +36,7 @@ def splat(value: Value, lanes: int) -> Value:
 
 def number(value: float, lanes: int) -> Value:
     """A float32 constant in every lane; infinities allowed."""
-    return splat(tirx.const(value, "float32"), lanes)
+    return splat(tirx.const(float(np.float32(value)), "float32"), lanes)
 
 
 def shuffle(vectors: Sequence[Value], lanes: Sequence[int]) -> Value:
@@ -162,7 +163,7 @@ class Emitter:
             self.emit(tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.masked.store", value, address, mask)))
 
     def load_strided(self, buffer: Value, position: Value, stride: int, lanes: int) -> Value:
-        """Every ``stride``-th element; small strides as full loads and a shuffle that never read beyond the last one."""
+        """Every ``stride``-th element; small strides as full loads, which end with the last element, and a shuffle."""
         span = stride * (lanes - 1) + 1
         if not 1 < stride <= 4 or span < lanes:
             return tirx.BufferLoad(buffer, [tirx.Ramp(position, integer(stride), lanes)])

@@ -1,7 +1,9 @@
 """Loop nests of generated kernels: a body term and a schedule to a TVM function.
 
-Every loop is cut into pieces in which all conditions on its iterator alone are decided, and unrolled into phases where an
-index divides it, so inner bodies are free of guards except at vector tails. Outer loops are fused into one range that is
+Every loop is cut into pieces in which all conditions on its iterator alone are decided, and unrolled into phases
+where an
+index divides it, so inner bodies are free of guards except at vector tails. Outer loops are fused into one range
+that is
 shared out to threads. Softmax rows and long reductions are computed where their leading indices are fixed.
 """
 
@@ -20,6 +22,7 @@ from egraph_opt.backends import tvm_tree as tree
 from egraph_opt.backends.tvm_emit import CodeTooLongError, Emitter, integer, number, shuffle
 from egraph_opt.backends.tvm_point import Array, Evaluator, Point, position, power_of_two
 from egraph_opt.backends.tvm_schedule import PHASES, Schedule
+from egraph_opt.backends.tvm_share import divided, phases_of, steps
 from egraph_opt.backends.tvm_tree import Call, Condition, Constant, Guard, Load, Loop, Lowering, Node, Region, Stage
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import expr as ex
@@ -59,7 +62,8 @@ def tasks_for(body: Tensor) -> int:
 def kernel_module(name: str, body: Tensor, inputs: Sequence[Source], schedule: str) -> Value:
     """The TVM module with one function ``name(inputs..., output)``.
 
-    Raises CodeTooLongError when a schedule given by its text makes too much code; the default one is the first that fits.
+    Raises CodeTooLongError when a schedule given by its text makes too much code; the default one is the first that
+    fits.
     """
     for extents in (body.extents, *(source.extents for source in inputs)):
         if prod(extents) >= 1 << 31:
@@ -102,12 +106,12 @@ class Writer:
         sink = Sink(output)
         self.emitter.hoist_here()
         region = self.place(region, {})
-        regions = _divided(region, outer, schedule, tasks)
+        regions = divided(region, outer, schedule, tasks)
         outer = regions[0][1]
         leads = {i for node in tree.walk(region.value) if isinstance(node, Stage) for e in node.lead for i in e.iterators}
         shared = [axis for axis in outer if axis in leads] or outer
         rest = [axis for axis in outer if axis not in shared]
-        sizes = [prod(_steps(piece, axis) for axis in shared) for piece, _ in regions]
+        sizes = [prod(steps(piece, axis) for axis in shared) for piece, _ in regions]
         total = sum(sizes)
         tasks = min(tasks, total)
         if not self._code_fits(regions[0][0], outer, inner):
@@ -139,7 +143,7 @@ class Writer:
         """Axes whose positions are the digits of one fused index."""
         digits: dict[int, tuple[Value, int]] = {}
         for axis in reversed(shared):
-            count, step = _steps(region, axis), _step(region, axis)
+            count, step = steps(region, axis), phases_of(region, axis)
             digit = self.emitter.let(tirx.Mod(index, integer(count)) if axis != shared[0] else index, "i")
             digits[axis] = digit, step
             if axis != shared[0]:
@@ -177,7 +181,7 @@ class Writer:
     ) -> None:
         """One axis in phases and pieces: a loop each, or a branch each when ``digit`` has the position and the step."""
         extent = region.extents[axis]
-        step = _step(region, axis) if digit is None else digit[1]
+        step = phases_of(region, axis) if digit is None else digit[1]
         count = -(-extent // step)
         phases = [tree.narrow(region, axis, 0, count, step, phase) for phase in range(step)] if step > 1 else [region]
         marks = {0, count, extent // step}
@@ -202,7 +206,7 @@ class Writer:
         pieces = 1.0
         size = sum(1 for _ in tree.walk(region.value))
         for axis in (*inner, *outer):
-            step = _step(region, axis)
+            step = phases_of(region, axis)
             phase = tree.narrow(region, axis, 0, -(-region.extents[axis] // step), step, 0)
             pieces *= (len(tree.cuts(phase.value, axis, phase.extents[axis])) + 1) * step
             size = min(size, sum(1 for _ in tree.walk(phase.value)))
@@ -213,7 +217,7 @@ class Writer:
     def rows(self, region: Region, env: Env, axis: int, sink: Sink) -> int:
         """Vectors along ``axis``, phases of it interleaved in registers; returns the number of lanes."""
         extent = region.extents[axis]
-        step = _step(region, axis)
+        step = phases_of(region, axis)
         count = -(-extent // step)
         phases = [tree.narrow(region, axis, 0, count, step, i) for i in range(step)] if step > 1 else [region]
         return self.interleaved(phases, env, axis, extent, region.target.coefficient(axis) == 1, sink)
@@ -282,7 +286,7 @@ class Writer:
     def tiles(self, region: Region, env: Env, axis: int, across: int, sink: Sink) -> None:
         """Vectors computed along ``axis``, transposed in registers and stored along ``across``."""
         width = region.extents[across]
-        step = _step(region, axis)
+        step = phases_of(region, axis)
         if step == 1 and width <= PHASES and region.target.coefficient(axis) == width:
             phases = [tree.narrow(region, across, i, i + 1) for i in range(width)]
             at = {**env, across: integer(0)}
@@ -297,18 +301,26 @@ class Writer:
         rows = power_of_two(region.extents[across])
         lanes = min(rows, power_of_two(count))
         stride = region.target.coefficient(axis)
-        for strip, row_base, used in self._pieces(region, across, rows):
-            at = {**env, across: row_base}
-            for piece, base, valid in self._pieces(strip, axis, lanes):
+        # The side with the longer stride is walked along its lines, so that every cache line is used up before it is
+        # lost.
+        loads = [node.offset.coefficient(across) for node in tree.walk(region.value) if isinstance(node, Load)]
+        along_store = stride > max(map(abs, loads), default=0)
+        first, second = (axis, across) if along_store else (across, axis)
+        sizes = {axis: lanes, across: rows}
+        for strip, first_base, first_used in self._pieces(region, first, sizes[first]):
+            for piece, second_base, second_used in self._pieces(strip, second, sizes[second]):
+                bases = {first: first_base, second: second_base}
+                used = {first: first_used, second: second_used}
+                at = {**env, **bases}
                 columns = [number(0.0, lanes)] * rows
-                for row in range(used):
-                    point_env = {**at, across: row_base + integer(row), axis: base}
-                    point = Point(piece.extents, point_env, axis, lanes, valid)
+                for row in range(used[across]):
+                    point_env = {**at, across: bases[across] + integer(row)}
+                    point = Point(piece.extents, point_env, axis, lanes, used[axis])
                     columns[row] = self.evaluator.value(piece.value, point)
                 groups = [emitter.transposed(columns[i : i + lanes], lanes) for i in range(0, rows, lanes)]
-                start = position(piece.target, {**at, axis: base}, piece.extents)
-                mask = None if used == rows else emitter.first_lanes(used, rows)
-                for lane in range(valid):
+                start = position(piece.target, at, piece.extents)
+                mask = None if used[across] == rows else emitter.first_lanes(used[across], rows)
+                for lane in range(used[axis]):
                     parts = [group[lane] for group in groups]
                     value = parts[0] if len(parts) == 1 else emitter.let(shuffle(parts, range(rows)))
                     emitter.store(sink.array.buffer, start + integer(lane * stride), value, rows, mask)
@@ -457,41 +469,3 @@ def _has_softmax(term: Tensor) -> bool:
     return isinstance(term, Softmax) or any(
         _has_softmax(child) for child in term_children(term) if isinstance(child, Tensor)
     )
-
-
-def _step(region: Region, axis: int) -> int:
-    """How many phases of an axis are unrolled."""
-    return tree.phase_factor(tree.expressions(region.value), axis, region.extents[axis], PHASES)
-
-
-def _steps(region: Region, axis: int) -> int:
-    """Iterations of an axis once its phases are unrolled."""
-    return -(-region.extents[axis] // _step(region, axis))
-
-
-def _divided(
-    region: Region, outer: Sequence[int], schedule: Schedule, tasks: int
-) -> list[tuple[Region, list[int]]]:
-    """The region, or when its outer axes are too few for the tasks, chunks of its largest inner axis and the remainder."""
-    stages = any(isinstance(node, Stage) and isinstance(node.term, Softmax) for node in tree.walk(region.value))
-    inner = [axis for axis in (schedule.vector, schedule.transpose) if axis is not None]
-    available = prod(_steps(region, axis) for axis in outer)
-    if tasks == 1 or available >= 2 * tasks or stages or not inner:
-        return [(region, list(outer))]
-    axis = max(inner, key=lambda i: region.extents[i])
-    extent = region.extents[axis]
-    step = _step(region, axis)
-    grain = tvm_emit.LANES * step
-    chunk = max(grain, extent * available // (2 * tasks) // grain * grain)
-    count = extent // chunk
-    if count < 2:
-        return [(region, list(outer))]
-    new = len(region.extents)
-    extents = list((*region.extents, count))
-    extents[axis] = chunk
-    moved = ex.iterator(new) * chunk + ex.iterator(axis)
-    found = [(tree.substitute(region, {axis: moved}, tuple(extents)), [new, *outer])]
-    if extent % chunk:
-        rest = tree.narrow(region, axis, count * chunk, extent)
-        found.append((replace(rest, extents=(*rest.extents, 1)), [new, *outer]))
-    return found

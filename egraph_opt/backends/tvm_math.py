@@ -35,11 +35,12 @@ def combine(operation: str) -> Callable[[Value, Value, int], Value]:
 
 
 def _maximum(a: Value, b: Value, lanes: int) -> Value:
-    return tirx.Select(tirx.NE(a, a), a, tirx.Select(a > b, a, b))
+    # NaN is what does not equal itself; TVM's != is the ordered one, false for NaN.
+    return tirx.Select(tirx.EQ(a, a), tirx.Select(a > b, a, b), a)
 
 
 def _minimum(a: Value, b: Value, lanes: int) -> Value:
-    return tirx.Select(tirx.NE(a, a), a, tirx.Select(a < b, a, b))
+    return tirx.Select(tirx.EQ(a, a), tirx.Select(a < b, a, b), a)
 
 
 def _clip(x: Value, low: Value, high: Value) -> Value:
@@ -112,7 +113,8 @@ def _log(e: Emitter, lanes: int, x: Value) -> Value:
     value = e.let(m + p + n * number(0.693359375, lanes))
     infinite = tirx.Select(x > number(3.4028235e38, lanes), x, value)
     zero = tirx.Select(tirx.EQ(x, number(0.0, lanes)), number(float("-inf"), lanes), infinite)
-    return tirx.Select(tirx.NE(x, x), x, tirx.Select(x < number(0.0, lanes), number(float("nan"), lanes), zero))
+    valid = tirx.Select(x < number(0.0, lanes), number(float("nan"), lanes), zero)
+    return tirx.Select(tirx.EQ(x, x), valid, x)
 
 
 def _tanh(e: Emitter, lanes: int, x: Value) -> Value:

@@ -1,6 +1,7 @@
 """What a generated kernel computes at one point of its output: a tree of scalar operations over buffer positions.
 
-Views are gone: each :class:`Load` has the row-major position it reads as an index expression over the kernel's iterators,
+Views are gone: each :class:`Load` has the row-major position it reads as an index expression over the kernel's
+iterators,
 below :class:`Guard` conditions that could not be proved. Narrowing the iterators (:func:`substitute`) proves more of them, so
 a loop nest that splits its axes into regions ends with guard-free bodies. Nothing here imports tvm.
 """
@@ -107,7 +108,7 @@ Node = Constant | Load | Guard | Call | Fold | Loop | Stage
 
 @dataclass(frozen=True)
 class Region:
-    """A box of index points: extents of every iterator, the value at a point and the output position it is stored to."""
+    """A box of index points: extents of every iterator, the value at a point, the output position it goes to."""
 
     extents: Extents
     value: Node
@@ -393,7 +394,7 @@ def merged(region: Region, outer: int, inner: int) -> Region | None:
 def split(region: Region, axis: int, width: int) -> tuple[Region, int]:
     """Iterator ``axis`` written as ``width * axis + new``; ``width`` must divide its extent."""
     new = len(region.extents)
-    extents = list((*region.extents, width))
+    extents = [*region.extents, width]
     extents[axis] //= width
     found = substitute(region, {axis: ex.iterator(axis) * width + ex.iterator(new)}, tuple(extents))
     return found, new

@@ -16,6 +16,7 @@ EXAMPLES = (
     "egraph-opt derive band_matmul --dilation 4",
 )
 LISTS = {
+    "batch": "batch size",
     "channels": "input and output channels: IN,OUT",
     "size": "spatial size: H,W (matmul: rows, inner, columns)",
     "kernel": "kernel size: H,W",
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("operator", metavar="OPERATOR", help="conv, conv_transpose, matmul, band_matmul or pool")
     for name, text in LISTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=numbers, metavar="N,…", help=text)
+    parser.add_argument("--operation", choices=("max", "average"), help="operation of a pool")
     parser.add_argument("--groups", type=whole_number(1), metavar="N", help="groups of channels")
 
 
@@ -40,6 +42,6 @@ def run(options: argparse.Namespace) -> int:
 
     if options.operator not in OPERATORS:
         raise UsageError(f"unknown operator {options.operator}; known: {', '.join(OPERATORS)}")
-    given = {name: getattr(options, name) for name in (*LISTS, "groups") if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in (*LISTS, "groups", "operation") if getattr(options, name) is not None}
     print(derive_operator(options.operator, **given))
     return 0

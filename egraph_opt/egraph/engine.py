@@ -101,7 +101,8 @@ class EGraph:
             named = _call("Named", _text(name))
             commands.append(bindings.ActionCommand(bindings.Union(_SPAN, named, expression)))
             # Every tensor of the program may be materialized, whatever the rules do.
-            commands.append(bindings.ActionCommand(bindings.Expr_(_SPAN, _call("Compute", named))))
+            materialized = _call("Read", _call("Compute", named))
+            commands.append(bindings.ActionCommand(bindings.Union(_SPAN, named, materialized)))
             defined.add(name)
         for output in program.outputs:
             if output not in defined:

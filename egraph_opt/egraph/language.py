@@ -242,7 +242,9 @@ def equal(
     return Rule(name, left, right, exactness, tuple(given))
 
 
-def cancels(name: str, left: Node, beside: Node, united: tuple[Variable, Variable], *, given: Sequence[Each] = ()) -> Rule:
+def cancels(
+    name: str, left: Node, beside: Node, united: tuple[Variable, Variable], *, given: Sequence[Each] = ()
+) -> Rule:
     """Wherever the two terms are equal, so are the two variables."""
     return Rule(name, left, left, given=tuple(given), beside=beside, united=united)
 
@@ -291,8 +293,7 @@ def rule_group(name: str) -> Callable[[Callable[..., Iterator[Rule]]], RuleGroup
             sort, kind = _SORTS[annotation]
             arguments.append(Variable(sort, parameter.name, kind))
         rules = tuple(
-            replace(r, group=name, documentation=inspect.getdoc(function) or "")
-            for r in function(*arguments)
+            replace(r, group=name, documentation=inspect.getdoc(function) or "") for r in function(*arguments)
         )
         names = [r.name for r in rules]
         for repeated in {n for n in names if names.count(n) > 1}:

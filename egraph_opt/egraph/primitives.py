@@ -51,7 +51,9 @@ def answers(rule: Rule, arguments: tuple[Literal, ...]) -> list[tuple[Literal, .
             if not records:
                 return []
     except Exception as error:
-        raise RuleError(f"rule {rule.name!r}: {each.function.__name__} raised {type(error).__name__}: {error}") from error
+        raise RuleError(
+            f"rule {rule.name!r}: {each.function.__name__} raised {type(error).__name__}: {error}"
+        ) from error
     return [tuple(record[field.index] for field in rule.answered) for record in records]
 
 

@@ -83,7 +83,8 @@ class Snapshot:
                     name, tuple(field(v, sort) for v, sort in zip(row.inputs, inputs, strict=True))
                 )
         self.derivations = [
-            Derivation(show(row.inputs[0]), nodes[row.inputs[1]], nodes[row.inputs[2]]) for row in frozen["derived"].rows
+            Derivation(show(row.inputs[0]), nodes[row.inputs[1]], nodes[row.inputs[2]])
+            for row in frozen["derived"].rows
         ]
 
     @property
@@ -94,7 +95,9 @@ class Snapshot:
     def extents(self) -> Mapping[int, Extents]:
         """Extents of every tensor and buffer class."""
         known: dict[int, Extents] = {}
-        pending = [(owner, node) for owner, nodes in self.classes.items() for node in nodes if self.sorts[owner] != "Args"]
+        pending = [
+            (owner, node) for owner, nodes in self.classes.items() for node in nodes if self.sorts[owner] != "Args"
+        ]
         while pending:
             rest = []
             for owner, node in pending:

@@ -47,10 +47,7 @@ def judge(
     values: dict[int, Array] = {}
     origin: dict[int, ENode] = {}
     pending = [
-        (owner, node)
-        for owner, nodes in snapshot.classes.items()
-        for node in nodes
-        if snapshot.sorts[owner] != "Args"
+        (owner, node) for owner, nodes in snapshot.classes.items() for node in nodes if snapshot.sorts[owner] != "Args"
     ]
     too_large = [item for item in pending if prod(snapshot.extents[item[0]]) > limit]
     skipped = len(too_large)

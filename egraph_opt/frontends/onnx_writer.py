@@ -191,13 +191,22 @@ def _add_value_info(graph: GraphProto, original: GraphProto) -> None:
     graph.quantization_annotation.extend(a for a in original.quantization_annotation if a.tensor_name in exists)
 
 
+def takes_data_file(model: ModelProto) -> bool:
+    """Whether a model is too large for one file."""
+    return sum(len(tensor.raw_data) for tensor in _weights(model)) > LARGEST_MODEL
+
+
+def _weights(model: ModelProto) -> list[TensorProto]:
+    return [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= 1024]
+
+
 def serialized(model: ModelProto, data_file: str) -> tuple[bytes, list[bytes]]:
     """The bytes of the model file and, for a model too large for one file, the chunks of ``data_file`` beside it.
 
     ``model`` is changed in the second case: its large initializers point to the data file.
     """
-    weights = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= 1024]
-    if sum(len(tensor.raw_data) for tensor in weights) <= LARGEST_MODEL:
+    weights = _weights(model)
+    if not takes_data_file(model):
         return model.SerializeToString(deterministic=True), []
     chunks, offset = list[bytes](), 0
     for tensor in weights:

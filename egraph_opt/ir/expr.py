@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from math import gcd, prod
 
 import numpy as np
@@ -156,7 +156,7 @@ def constant(value: int) -> Expr:
     return Expr(value)
 
 
-@lru_cache(maxsize=None)
+@cache
 def iterator(index: int) -> Expr:
     return Expr(0, ((index, 1),))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ def name(function: str, *parameters: float) -> str:
     return function + (":" + ",".join(repr(float(p)) for p in parameters) if parameters else "")
 
 
-@lru_cache(maxsize=None)
+@cache
 def lookup(text: str) -> Applied:
     """The function a text names; raises EgraphOptError for one that is not in the catalogue."""
     base, _, parameters = text.partition(":")
