@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egraph_opt.backends import tvm_build
 from egraph_opt.backends.model_timer import TimedModel
+from egraph_opt.errors import EgraphOptError, one_line
 from egraph_opt.extract.implement import Implementer
 from egraph_opt.frontends.onnx_writer import rebuild, serialized, takes_data_file
 from egraph_opt.ir.program import Plan
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from egraph_opt.extract.profile import Profile
     from egraph_opt.frontends.onnx_model import LoadedModel
     from egraph_opt.frontends.regions import Region
+    from egraph_opt.verification import Judge
+
+OUT_OF_TIME = "the time limit was reached"
 
 
 def store(model: onnx.ModelProto, folder: Path) -> Path:
@@ -105,3 +111,56 @@ class Builder:
                 objects=self._objects,
             )
         return Candidate(model, TimedModel(path, library), dict(plans), names)
+
+
+@dataclass
+class Prover:
+    """Builds and verifies candidates; where one fails, the regions at fault go back to their original nodes.
+
+    After ``deadline`` (monotonic seconds) nothing new is tried.
+    """
+
+    builder: Builder
+    judge: Judge
+    regions: Sequence[Region]
+    deadline: float = inf
+
+    def prove(self, plans: Mapping[int, Plan]) -> tuple[Candidate | None, tuple[RevertedRegion, ...]]:
+        """A candidate that computes as many of these regions by their plans as is right, and the reverted regions."""
+        reverted: list[RevertedRegion] = []
+        found = self._proven(dict(plans), reverted)
+        return (None if found is None else replace(found, reverted=tuple(reverted))), tuple(reverted)
+
+    def _proven(self, plans: dict[int, Plan], reverted: list[RevertedRegion]) -> Candidate | None:
+        outcome = self._attempt(plans)
+        if isinstance(outcome, Candidate):
+            return outcome
+        if len(plans) == 1 or time.monotonic() > self.deadline:
+            reverted += [self._reverted(index, outcome) for index in plans]
+            return None
+        order = sorted(plans)
+        halves = [{i: plans[i] for i in part} for part in (order[: len(order) // 2], order[len(order) // 2 :])]
+        found = [half for half in (self._proven(half, reverted) for half in halves) if half is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+        kept = {**found[0].plans, **found[1].plans}
+        if len(kept) < len(plans):
+            return self._proven(kept, reverted)
+        reverted += [self._reverted(index, f"wrong only together with other regions: {outcome}") for index in halves[1]]
+        return found[0]
+
+    def _attempt(self, plans: Mapping[int, Plan]) -> Candidate | str:
+        if time.monotonic() > self.deadline:
+            return OUT_OF_TIME
+        try:
+            candidate = self.builder.build(plans)
+            verdict = self.judge.verdict(candidate.stored, self.regions)
+        except EgraphOptError as error:
+            return str(error)
+        except Exception as error:  # whatever goes wrong with a plan, the original nodes remain
+            return f"internal error: {type(error).__name__}: {error}"
+        return verdict if isinstance(verdict, str) else replace(candidate, accuracy=verdict)
+
+    def _reverted(self, index: int, why: str) -> RevertedRegion:
+        nodes = next(len(region.nodes) for region in self.regions if region.index == index)
+        return RevertedRegion(str(index), one_line(why), nodes)

@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egraph_opt.errors import EgraphOptError, UsageError
+from egraph_opt.errors import EgraphOptError, InputRejected, LimitReached, UsageError, one_line
 from egraph_opt.result import Result
 from egraph_opt.runtime.progress import Progress, ProgressCallback, silent
-from egraph_opt.runtime.report import (
-    Accuracy,
-    Candidates,
-    Latency,
-    Report,
-    RevertedRegion,
-    Saturation,
-    SaturationRound,
-)
+from egraph_opt.runtime.report import Candidates, Latency, Report, RevertedRegion, Saturation, SaturationRound
+from egraph_opt.runtime.timing import Comparison
 
 if TYPE_CHECKING:
     import onnx
 
-    from egraph_opt.backends.model_timer import TimedModel
+    from egraph_opt.candidates import Candidate, Prover
     from egraph_opt.extract.profile import Profile
+    from egraph_opt.extract.search import Search
     from egraph_opt.frontends.onnx_model import LoadedModel
     from egraph_opt.frontends.regions import Region
-    from egraph_opt.ir.program import Plan
-    from egraph_opt.verification import Judge
+    from egraph_opt.ir.program import Plan, Step
 
-# Rounds of choosing and measuring, and the default seconds they may take together.
-MEASURING_ROUNDS, MEASURING_SECONDS = 40, 150.0
+# Seconds that saturating all regions and measuring may take, and that a single region may.
+SATURATION_SECONDS, REGION_SECONDS, MEASURING_SECONDS = 120.0, 60.0, 150.0
+# Shares of a time limit after which nothing more is saturated, and nothing more is measured.
+SATURATION_SHARE, MEASURING_SHARE = 0.4, 0.7
+# Rounds of choosing and measuring.
+MEASURING_ROUNDS = 40
 # A model is only replaced by one whose median speed-up is at least this.
 WORTHWHILE = 1.02
-# Rounds in which the original and the candidates are timed against each other.
-TIMING_ROUNDS = 11
+# Rounds in which the original and the candidates are timed against each other, and seconds after which it is enough.
+TIMING_ROUNDS, TIMING_SECONDS = 11, 30.0
+# When the whole is not faster, up to this many regions are tried alone.
+REGIONS_TRIED_ALONE = 8
+# Beyond this many bytes of weights only one candidate is built: each of them holds a copy.
+WEIGHTS_OF_SEVERAL_CANDIDATES = 1 << 29
 
 
 def optimize(
@@ -58,16 +61,29 @@ def optimize(
 ) -> Result:
     """A faster model with the same inputs, outputs and answers; the original itself where nothing faster is found.
 
-    ``verify`` random inputs are compared on all outputs. ``time_limit`` bounds the search in seconds. ``cost`` is
-    "measured" (library calls and kernels are timed on this machine) or "static". Raises InputRejected for a model that
-    cannot be read or run, UsageError for a wrong option.
+    ``verify`` random inputs are compared on all outputs. ``time_limit`` bounds the search in seconds; what was found
+    by then counts. ``cost`` is "measured" (library calls and kernels are timed on this machine) or "static" (the plan
+    that should be fastest, untimed). Raises InputRejected for a model that cannot be read or that onnxruntime does not
+    load, UsageError for a wrong option.
     """
     if target != "cpu":
         raise UsageError(f"unknown target {target!r}; known: cpu")
     if cost not in ("measured", "static"):
         raise UsageError(f"unknown cost model {cost!r}; choose measured or static")
+    if verify < 0 or (time_limit is not None and time_limit <= 0) or (threads is not None and threads < 1):
+        raise UsageError("verify is at least 0, time_limit above 0 and threads at least 1")
     run = _Run(portable, verify, time_limit, seed, threads, cost, progress or silent)
-    return run.optimize(model, Path(profile_db) if profile_db is not None else None)
+    with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
+        return run.optimize(model, Path(profile_db) if profile_db is not None else None, Path(folder))
+
+
+def free_prefix(names: Iterable[str]) -> str:
+    """A short text such that none of the names begins with it and a digit."""
+    taken = set(names)
+    prefix = "r"
+    while any(re.match(rf"{prefix}\d", name) for name in taken):
+        prefix += "r"
+    return prefix
 
 
 @dataclass
@@ -88,18 +104,21 @@ class _Run:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        """Add the seconds of what happens inside to the report."""
         begun = time.monotonic()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
 
-    @property
-    def deadline(self) -> float:
-        return self.started + self.time_limit if self.time_limit is not None else float("inf")
+    def deadline(self, share: float = 1.0) -> float:
+        """When this share of the time limit is used up."""
+        return self.started + share * self.time_limit if self.time_limit is not None else inf
 
-    def optimize(self, model: str | Path | onnx.ModelProto, profile_db: Path | None) -> Result:
+    def optimize(self, model: str | Path | onnx.ModelProto, profile_db: Path | None, folder: Path) -> Result:
+        """The run itself; ``folder`` is for files that are not needed afterwards."""
         from egraph_opt.backends.environment import package_versions
+        from egraph_opt.candidates import Builder, Prover, store
         from egraph_opt.frontends.onnx_reader import load
         from egraph_opt.frontends.regions import partition
         from egraph_opt.verification import Judge
@@ -107,47 +126,65 @@ class _Run:
         with self.phase("read"):
             self.progress(Progress("read"))
             loaded = load(model)
-            original = _serialized(loaded.model)
-            judge = Judge(original, self.verify, self.seed, self.threads)
+            original = store(loaded.model, folder / "original")
             regions = [region for region in partition(loaded).regions if region.worthwhile]
-        name = str(model) if isinstance(model, str | Path) else loaded.model.graph.name or "model"
+            name = str(model) if isinstance(model, str | Path) else loaded.model.graph.name or "the model"
+            judge = Judge(original, self.verify if regions else 0, self.seed, self.threads, name)
         report = Report(
             model=Path(name).name,
             portable=self.portable,
             operators_before=dict(Counter(node.op_type for node in loaded.nodes)),
             versions=package_versions(),
         )
-        built = self._candidates(loaded, regions, profile_db)
-        chosen = self._select(built, regions, judge, original) if built else None
-        if chosen is None:
-            why = "nothing faster was found" if regions else "no part of the model is inside the algebra"
+        if not regions:
+            why = "no part of the model is inside the algebra"
             return Result(loaded.model, self._finish(report, None, why), None, self.threads)
-        return Result(chosen.built.model, self._finish(report, chosen, ""), chosen.built.library, self.threads)
+        if judge.problem:
+            why = f"no inputs were found that it runs on, so nothing could be verified: {judge.problem}"
+            return Result(loaded.model, self._finish(report, None, why), None, self.threads)
+        if not self.verify:
+            self.notes.append("nothing was verified, as asked")
+        searches = self._saturate(regions, free_prefix(loaded.names))
+        compiler = None if self.portable else self._compiler()
+        profile = self._measure(searches, compiler, loaded.opset, profile_db)
+        builder = Builder(loaded, regions, profile, compiler, folder)
+        chosen, latency = self._select(searches, Prover(builder, judge, regions, self.deadline()), original)
+        if chosen is None:
+            late = time.monotonic() > self.deadline()
+            why = "the time limit was reached before a faster one was found" if late else "nothing faster was found"
+            return Result(loaded.model, self._finish(report, None, why), None, self.threads)
+        report = self._finish(replace(report, latency=latency), chosen, "")
+        return Result(chosen.model, report, chosen.library, self.threads)
 
-    def _candidates(self, loaded: LoadedModel, regions: Sequence[Region], profile_db: Path | None) -> list[_Built]:
-        """Saturate every region, choose plans by measured cost, and build the model of the chosen plans."""
-        from egraph_opt.backends.environment import device_key
+    def _saturate(self, regions: Sequence[Region], prefix: str) -> dict[int, Search]:
+        """What every region could be computed by, as far as the rules find out within the budget.
+
+        The names of all steps will begin with ``prefix`` and a number.
+        """
+        from egraph_opt.candidates import OUT_OF_TIME
         from egraph_opt.egraph.saturate import Budget, saturated
         from egraph_opt.egraph.snapshot import Snapshot
         from egraph_opt.extract.alternatives import Extraction
-        from egraph_opt.extract.profile import Profile
-        from egraph_opt.extract.profiler import Profiler
         from egraph_opt.extract.roofline import Device
-        from egraph_opt.extract.search import Search, kernel_steps, search
-        from egraph_opt.ir.program import Step
+        from egraph_opt.extract.search import Search
         from egraph_opt.rules.schedule import PHASES, SIMPLIFICATION
-        from egraph_opt.runtime.cache import default_cache_folder
 
         searches: dict[int, Search] = {}
+        until = min(time.monotonic() + SATURATION_SECONDS, self.deadline(SATURATION_SHARE))
         for number, region in enumerate(regions):
-            try:
+            left = until - time.monotonic()
+            if left <= 0:
+                self._revert(region, OUT_OF_TIME)
+                continue
+            self.progress(Progress("saturate", f"region {region.index}", number, len(regions)))
+            with self._or_revert(region):
                 with self.phase("saturate"):
-                    self.progress(Progress("saturate", f"region {region.index}", number, len(regions)))
                     egraph, done = saturated(
                         region.program,
                         PHASES,
                         SIMPLIFICATION,
-                        budget=Budget(seconds=min(60.0, max(1.0, self.deadline - time.monotonic()))),
+                        # No region takes the time of all that follow.
+                        budget=Budget(seconds=min(REGION_SECONDS, left, 4 * left / (len(regions) - number))),
                         progress=lambda r: self.progress(Progress("saturate", f"{r.phase}: {r.enodes} e-nodes")),
                     )
                     snapshot = Snapshot(egraph)
@@ -155,17 +192,53 @@ class _Run:
                 self.saturations.append(Saturation(str(region.index), rounds, done.stop, dict(done.matches)))
                 with self.phase("extract"):
                     problem = Extraction(snapshot, Device()).problem(region.program.outputs)
-                    searches[region.index] = Search(problem, region.program, f"r{region.index}s")
-            except EgraphOptError as error:
-                self._revert(region, str(error))
-        from egraph_opt.backends.environment import find_compiler
-        kernels = not self.portable and self._compiler()
-        path = profile_db if profile_db is not None else default_cache_folder() / "profile.sqlite"
-        profile = Profile(
-            path if self.cost == "measured" else None, device_key(self.threads), "native" if kernels else "portable"
-        )
+                    searches[region.index] = Search(problem, region.program, f"{prefix}{region.index}s")
+        return searches
+
+    @contextmanager
+    def _or_revert(self, region: Region) -> Iterator[None]:
+        """Whatever fails inside, the region's original nodes remain."""
+        try:
+            yield
+        except EgraphOptError as error:
+            self._revert(region, str(error))
+        except RecursionError:
+            self._revert(region, "its terms are nested too deeply")
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # egglog's panics are not Exceptions
+            self._revert(region, f"internal error: {type(error).__name__}: {error}")
+
+    def _revert(self, region: Region, why: str) -> None:
+        self.reverted.append(RevertedRegion(str(region.index), one_line(why), len(region.nodes)))
+
+    def _compiler(self) -> Path | None:
+        from egraph_opt.backends.environment import working_compiler
+
+        compiler, problem = working_compiler()
+        if compiler is None:
+            self.notes.append(f"{problem}; the output uses standard operators only")
+        return compiler
+
+    def _measure(
+        self, searches: Mapping[int, Search], compiler: Path | None, opset: int, profile_db: Path | None
+    ) -> Profile:
+        """Fill in the plans of all searches: choose by measured cost, measure what was chosen, choose again."""
+        from egraph_opt.backends.environment import device_key
+        from egraph_opt.backends.tvm_build import CODE_VERSION
+        from egraph_opt.extract.profile import MODELS, Profile
+        from egraph_opt.extract.profiler import LOWEST_OPSET, Profiler
+        from egraph_opt.extract.search import kernel_steps, search
+        from egraph_opt.runtime.cache import default_cache_folder
+
+        path = None
+        if self.cost == "measured":
+            path = profile_db if profile_db is not None else default_cache_folder() / "profile.sqlite"
+        mode = f"native {CODE_VERSION}" if compiler is not None else "portable" if opset >= LOWEST_OPSET else f"portable at {opset}"
+        profile = Profile(path, device_key(self.threads), mode)
         known = set(profile.measured)
-        profiler = Profiler(profile, find_compiler() if kernels else None, self.threads, loaded.opset)
+        deadline = min(self.deadline(MEASURING_SHARE), time.monotonic() + MEASURING_SECONDS)
+        profiler = Profiler(profile, compiler, self.threads, opset, deadline=deadline)
 
         def measure(steps: Sequence[tuple[str, Step]]) -> None:
             profiler.measure(
@@ -179,76 +252,120 @@ class _Run:
                 profile,
                 measure if self.cost == "measured" else None,
                 possible=profiler.runnable,
-                deadline=min(self.deadline, time.monotonic() + MEASURING_SECONDS),
+                deadline=deadline,
             )
             look(rounds=MEASURING_ROUNDS)
-            if self.cost == "measured" and kernels:
+            if self.cost == "measured" and compiler is not None:
                 profiler.thorough = True
-                measure(kernel_steps([item.outcome.choice for item in searches.values() if item.outcome is not None]))
+                found = [outcome for s in searches.values() for outcome in (s.outcome, s.chained) if outcome is not None]
+                measure(kernel_steps([outcome.choice for outcome in found]))
                 look(rounds=0)
         if profile.warning:
             self.notes.append(profile.warning)
         measured = [m for key, found in profile.measured.items() if key not in known for m in found.values()]
         total = sum(len(found) for s in searches.values() for found in s.problem.alternatives.values())
         failed = sum(1 for m in measured if not m.samples)
+        known = {key for key in known if not key.startswith(MODELS)}
         self.candidates = Candidates(total, len(measured), len(known), failed)
-        plans = {index: item.outcome.plan for index, item in searches.items() if item.outcome is not None}
-        with self.phase("build"):
-            self.progress(Progress("build"))
-            return [_build(loaded, regions, plans, profile, kernels)] if plans else []
-
-    def _compiler(self) -> bool:
-        from egraph_opt.backends.environment import find_compiler
-
-        if find_compiler() is not None:
-            return True
-        self.notes.append("no C compiler was found: the output uses standard operators only")
-        return False
-
-    def _revert(self, region: Region, why: str) -> None:
-        self.reverted.append(RevertedRegion(str(region.index), why, len(region.nodes)))
+        return profile
 
     def _select(
-        self, built: Sequence[_Built], regions: Sequence[Region], judge: Judge, original: bytes
-    ) -> _Chosen | None:
-        """Verify the candidates, time them and the original interleaved, and keep the fastest that is right."""
-        from egraph_opt.backends.model_timer import TimedModel, time_models
-        from egraph_opt.runtime.timing import Comparison
-
-        right: list[tuple[_Built, Accuracy]] = []
-        with self.phase("verify"):
-            for candidate in built:
-                self.progress(Progress("verify", "against the original", len(right), len(built)))
-                verdict = judge.verdict(candidate.content, candidate.library, regions)
-                if isinstance(verdict, str):
-                    self.notes.append(f"a candidate was dropped: {verdict}")
-                else:
-                    right.append((candidate, verdict))
-        if not right:
-            return None
-        if self.cost == "static":
-            return _Chosen(*right[0], None)
-        with self.phase("time"), tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
-            self.progress(Progress("time", "original and optimized, interleaved"))
-            models = [TimedModel(original), *(c.timed(Path(folder), i) for i, (c, _) in enumerate(right))]
-            samples = time_models(
-                models, rounds=TIMING_ROUNDS, seed=self.seed, threads=self.threads, enough_seconds=30.0
-            )
-        comparisons = [Comparison.of(samples[0], other) for other in samples[1:]]
-        fastest = max(range(len(right)), key=lambda i: comparisons[i].ratio.median)
-        found = comparisons[fastest]
+        self, searches: Mapping[int, Search], prover: Prover, original: Path
+    ) -> tuple[Candidate | None, Latency | None]:
+        """Verify the candidates, time them and the original in turns, and keep the fastest."""
+        for region in prover.regions:
+            if region.index in searches and searches[region.index].failure:
+                self._revert(region, searches[region.index].failure)
+        best = {index: item.outcome.plan for index, item in searches.items() if item.outcome is not None}
+        chained = best | {index: item.chained.plan for index, item in searches.items() if item.chained is not None}
+        proposals = [best]
+        if chained != best and original.stat().st_size <= WEIGHTS_OF_SEVERAL_CANDIDATES and self.cost == "measured":
+            proposals.append(chained)
+        right = self._proven(prover, proposals)
+        if right and self.cost == "static":
+            return self._chosen(right[0], None)
+        timed = self._timed(right, original, prover)
+        if len(best) > 1 and all(found.ratio.median < WORTHWHILE for _, found in timed):
+            alone = self._proven(prover, [{index: best[index]} for index in sorted(best)[:REGIONS_TRIED_ALONE]])
+            trials = self._timed(alone, original, prover)
+            faster = [candidate.plans for candidate, found in trials if found.ratio.median >= WORTHWHILE]
+            timed += trials
+            if len(faster) > 1:
+                together = {index: plan for plans in faster for index, plan in plans.items()}
+                timed += self._timed(self._proven(prover, [together]), original, prover)
+        if not timed:
+            return None, None
+        chosen, found = max(timed, key=lambda item: item[1].ratio.median)
         if found.ratio.median < WORTHWHILE:
             self.notes.append(f"the best candidate reached {found.ratio.median:.2f}x")
-            return None
-        return _Chosen(*right[fastest], Latency(found.a, found.b, found.ratio, found.rounds))
+            return None, None
+        return self._chosen(chosen, Latency(found.a, found.b, found.ratio, found.rounds))
 
-    def _finish(self, report: Report, chosen: _Chosen | None, why: str) -> Report:
+    def _chosen(self, candidate: Candidate, latency: Latency | None) -> tuple[Candidate, Latency | None]:
+        self.reverted += [entry for entry in candidate.reverted if entry not in self.reverted]
+        return candidate, latency
+
+    def _proven(self, prover: Prover, proposals: Sequence[Mapping[int, Plan]]) -> list[Candidate]:
+        """A right candidate of every proposal that has one; equal ones once."""
+        right: dict[str, Candidate] = {}
+        for number, plans in enumerate(proposals):
+            if plans:
+                self.progress(Progress("verify", "against the original", number, len(proposals)))
+                with self.phase("build and verify"):
+                    found, reverted = prover.prove(plans)
+                if found is None:
+                    self.reverted += [entry for entry in reverted if entry not in self.reverted]
+                else:
+                    right.setdefault(found.digest, found)
+        return list(right.values())
+
+    def _timed(
+        self, candidates: Sequence[Candidate], original: Path, prover: Prover
+    ) -> list[tuple[Candidate, Comparison]]:
+        """The candidates that could be timed, each with its comparison to the original."""
+        from egraph_opt.backends.model_timer import TimedModel, time_models
+        from egraph_opt.candidates import digest
+
+        if not candidates:
+            return []
+        profile, name = prover.builder.profile, digest(original)
+        new = [candidate for candidate in candidates if profile.comparison(name, candidate.digest) is None]
+        if len(new) < len(candidates):
+            self.notes.append("the latencies are in the profile database since an earlier run")
+        batches = [new] if new else []
+        while batches and time.monotonic() < self.deadline():
+            batch = batches.pop()
+            left = self.deadline() - time.monotonic()
+            try:
+                with self.phase("time"):
+                    self.progress(Progress("time", "original and optimized, in turns"))
+                    samples = time_models(
+                        [TimedModel(original), *(candidate.stored for candidate in batch)],
+                        rounds=TIMING_ROUNDS,
+                        seed=self.seed,
+                        fill=prover.judge.fill,
+                        threads=self.threads,
+                        enough_seconds=min(TIMING_SECONDS, left / 2),
+                        timeout=None if left == inf else left + 1,
+                    )
+            except (InputRejected, LimitReached) as error:
+                if len(batch) > 1:  # one of them is to blame
+                    batches += [[candidate] for candidate in batch]
+                else:
+                    self.notes.append(f"a candidate was dropped: {error}")
+                continue
+            for candidate, found in zip(batch, samples[1:], strict=True):
+                profile.add_comparison(name, candidate.digest, (samples[0], found))
+        known = [(candidate, profile.comparison(name, candidate.digest)) for candidate in candidates]
+        return [(candidate, Comparison.of(*found)) for candidate, found in known if found is not None]
+
+    def _finish(self, report: Report, chosen: Candidate | None, why: str) -> Report:
         after = dict(report.operators_before)
         kernels: tuple[str, ...] = ()
         generated = 0
         if chosen is not None:
-            nodes = chosen.built.model.graph.node
-            kernels = tuple(sorted(chosen.built.kernels))
+            nodes = chosen.model.graph.node
+            kernels = chosen.kernels
             after = dict(Counter(node.op_type for node in nodes if node.op_type not in kernels))
             generated = sum(node.op_type in kernels for node in nodes)
         return replace(
@@ -256,61 +373,11 @@ class _Run:
             operators_after=after,
             generated_kernels=generated,
             kernels=kernels,
-            latency=chosen.latency if chosen else None,
             accuracy=chosen.accuracy if chosen else None,
             seconds=dict(self.seconds),
             saturation=tuple(self.saturations),
             candidates=self.candidates,
             unchanged_because=why,
             reverted=tuple(self.reverted),
-            notes=tuple(self.notes),
+            notes=tuple(dict.fromkeys(self.notes)),
         )
-
-
-def _serialized(model: onnx.ModelProto) -> bytes:
-    return bytes(model.SerializeToString())
-
-
-@dataclass(frozen=True)
-class _Built:
-    """A rebuilt model, serialized too, and its kernels linked into one library."""
-
-    model: onnx.ModelProto
-    content: bytes
-    kernels: tuple[str, ...]
-    library: bytes | None
-
-    def timed(self, folder: Path, number: int) -> TimedModel:
-        from egraph_opt.backends.model_timer import TimedModel
-
-        path = None
-        if self.library is not None:
-            path = folder / f"{number}.so"
-            path.write_bytes(self.library)
-        return TimedModel(self.content, path)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    built: _Built
-    accuracy: Accuracy
-    latency: Latency | None
-
-
-def _build(
-    loaded: LoadedModel, regions: Sequence[Region], plans: Mapping[int, Plan], profile: Profile, kernels: bool
-) -> _Built:
-    """The model with these plans in the place of their regions."""
-    from egraph_opt.backends import tvm_build
-    from egraph_opt.extract.implement import Implementer
-    from egraph_opt.frontends.onnx_writer import rebuild
-
-    implementer = Implementer(profile, kernels)
-    implemented = {index: implementer.implement(plan) for index, plan in plans.items()}
-    model = rebuild(loaded, regions, implemented, implementer.names)
-    library = None
-    if implementer.kernels:
-        with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
-            found = [implementer.kernels[name] for name in sorted(implementer.kernels)]
-            library = tvm_build.build_library(found, Path(folder) / "kernels.so").read_bytes()
-    return _Built(model, _serialized(model), tuple(sorted(implementer.kernels)), library)

@@ -146,9 +146,11 @@ class Extraction:
     def run(self) -> None:
         """Relax bodies and buffer costs until nothing improves, cheapest class first."""
         queue: list[tuple[float, int]] = []
+        waiting: set[int] = set()
 
         def push(owner: int, cost: float) -> None:
             heapq.heappush(queue, (cost, owner))
+            waiting.add(owner)
 
         for owner, nodes in self.snapshot.classes.items():
             for node in nodes:
@@ -160,6 +162,9 @@ class Extraction:
                     push(owner, 0.0)
         while queue:
             _, owner = heapq.heappop(queue)
+            if owner not in waiting:  # an older entry of a class that was done with a better cost
+                continue
+            waiting.discard(owner)
             for parent, node in self.parents.get(owner, ()):
                 improved = self._relax(parent, node)
                 if improved is not None:
@@ -205,12 +210,11 @@ class Extraction:
             if body.rank >= alike[-1].rank * (1 - 1e-9):
                 return False
             kept.remove(alike[-1])
-        if not alike and len(kept) >= KEPT and body.rank >= kept[-1].rank:
-            return False
         kept.append(body)
         kept.sort(key=lambda b: (b.rank, b.density, len(b.leaves)))
+        dropped = kept[KEPT:]
         del kept[KEPT:]
-        return True
+        return all(other is not body for other in dropped)
 
     def _producers(self, owner: int) -> frozenset[str]:
         if owner not in self._operators:

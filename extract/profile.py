@@ -117,6 +117,10 @@ class Profile:
         found = self.measured.get(self._key(signature))
         return min(found.values(), key=lambda m: (m.seconds, m.implementation)) if found else None
 
+    def knows(self, signature: str, implementation: str) -> bool:
+        """Whether this implementation of a step was measured, or failed."""
+        return implementation in self.measured.get(self._key(signature), {})
+
     def comparison(self, original: str, candidate: str) -> tuple[Sequence[float], Sequence[float]] | None:
         """Milliseconds per round of two models, given by their digests, that were timed in turns."""
         found = self.measured.get(_versus(original, candidate), {})

@@ -97,7 +97,10 @@ class Profiler:
         return min(max(self.opset, LOWEST_OPSET), HIGHEST_OPSET)
 
     def measure(self, steps: Sequence[tuple[str, Step]], progress: Callable[[int, int], None]) -> None:
-        """Measure every implementation of steps given with their signatures; failures are recorded as such."""
+        """Measure implementations that were not measured before, of steps given with their signatures.
+
+        Failures are recorded as such.
+        """
         candidates = [c for signature, step in steps for c in self.candidates(signature, step)]
         done = 0
         for begin in range(0, len(candidates), BATCH):
@@ -119,7 +122,7 @@ class Profiler:
         """Implementations worth timing: the call itself; kernels under several schedules, standard operators."""
         found: list[Candidate] = []
         opset = self._timing_opset
-        if isinstance(step.buffer, Call):
+        if isinstance(step.buffer, Call) and not self.profile.knows(signature, LIBRARY):
             try:
                 return [Candidate(signature, LIBRARY, standalone([step], opset=opset))]
             except EgraphOptError as error:
@@ -130,11 +133,15 @@ class Profiler:
             try:
                 body, _ = kernel_signature(step.buffer.tensor)
                 for schedule in tvm_schedule.schedules(body) if self.thorough else ("",):
+                    if self.profile.knows(signature, KERNEL + schedule):
+                        continue
                     kernel = kernel_of(step, schedule)
                     model = standalone([step], {step.name: kernel.name}, opset=opset)
                     found.append(Candidate(signature, KERNEL + schedule, model, kernel))
             except Exception as error:  # like a code generator that fails below: this is one candidate of many
                 self.profile.add([Measurement(signature, KERNEL, (), f"{type(error).__name__}: {error}")])
+        if self.profile.knows(signature, PORTABLE):
+            return found
         portable = self.runnable.portable(step.name, step.buffer.tensor)
         if portable is not None and (self.compiler is None or len(portable.steps) <= FEW_OPERATORS):
             try:

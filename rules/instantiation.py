@@ -21,9 +21,10 @@ from egraph_opt.egraph.language import (
     call,
     each,
     equal,
+    fill,
     rule_group,
 )
-from egraph_opt.ir import matching, matching_convolution, matching_reduction, view_algebra
+from egraph_opt.ir import library, matching, matching_convolution, matching_reduction, view_algebra
 from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.maps import IndexMap
 
@@ -77,6 +78,15 @@ def instantiation(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar, o
     )
 
 
+@rule_group("pooling")
+def pooling(x: TensorVar, m: MapVar, k: IntVar, factor: TextVar, e: ExtentsVar) -> Iterator[Rule]:
+    """Sums of windows times a constant as average pooling."""
+    a = each(matching_reduction.averages, m, k, factor)
+    pooled = call(a.text(0), a.text(1), [x.view(a.map(2)).compute().reshape(a.extents(3))], a.extents(4))
+    average = pooled.reshape(a.extents(5)).read().view(a.map(6))
+    yield equal("average-pool", x.view(m).sum(k) * fill(factor, e), average, exactness="reassociates")
+
+
 @rule_group("epilogue")
 def epilogue(
     a: BufferVar,
@@ -110,3 +120,13 @@ def layout(b: BufferVar, m: MapVar) -> Iterator[Rule]:
     """Copies that library operators can make."""
     t = each(view_algebra.transposition, m)
     yield equal("transpose", b.read().view(m).compute(), call("Transpose", t.text(0), [b], t.extents(1)))
+
+
+@rule_group("transposed_operands")
+def transposed_operands(a: BufferVar, b: BufferVar, e: ExtentsVar, s: ExtentsVar) -> Iterator[Rule]:
+    """A matrix that has to be transposed first can be handed to Gemm as it is."""
+    turned = library.format_attributes(perm=(1, 0))
+    left = call("MatMul", "", [call("Transpose", turned, [a], s), b], e)
+    right = call("MatMul", "", [a, call("Transpose", turned, [b], s)], e)
+    yield equal("gemm-left-transposed", left, call("Gemm", library.format_attributes(transA=1), [a, b], e))
+    yield equal("gemm-right-transposed", right, call("Gemm", library.format_attributes(transB=1), [a, b], e))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from egraph_opt.egraph.language import RuleGroup
 from egraph_opt.rules.derivation import contraction_forms, phases, splitting, substitution, windows
-from egraph_opt.rules.instantiation import epilogue, instantiation, layout
+from egraph_opt.rules.instantiation import epilogue, instantiation, layout, pooling, transposed_operands
 from egraph_opt.rules.pointwise import pointwise
 from egraph_opt.rules.simplification import simplification
 
@@ -28,10 +28,12 @@ PHASES: tuple[Phase, ...] = (
     Phase(splitting, 1),
     Phase(substitution, 1),
     Phase(instantiation, 1),
+    Phase(pooling, 1),
     Phase(epilogue, 2),
     Phase(pointwise, 3),
     Phase(epilogue, 2),
     Phase(layout, 1),
+    Phase(transposed_operands, 1),
 )
 
 SIMPLIFICATION = simplification

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 REQUIRED = ("egglog", "numpy", "onnx", "onnxruntime", "apache-tvm", "apache-tvm-ffi")
@@ -29,6 +30,26 @@ def find_compiler() -> Path | None:
         if found:
             return Path(found)
     return None
+
+
+def working_compiler() -> tuple[Path | None, str]:
+    """A compiler that can make a shared library, or None and in words what is missing."""
+    compiler = find_compiler()
+    if compiler is None:
+        return None, "no C compiler was found"
+    with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
+        command = [str(compiler), "-shared", "-fPIC", "-x", "c", "-", "-o", "probe.so", "-lm"]
+        source = "#include <stdint.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\nint probe;\n"
+        try:
+            done = subprocess.run(
+                command, input=source, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return None, f"the C compiler {compiler} does not run: {error}"
+        if done.returncode:
+            complaint = next((line for line in done.stderr.splitlines() if "error" in line), "")
+            return None, f"the C compiler {compiler} cannot make a library: {complaint.strip()}"
+    return compiler, ""
 
 
 def compiler_version(compiler: Path) -> str:

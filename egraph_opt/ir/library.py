@@ -7,6 +7,7 @@ term it replaces compares two independent statements.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +97,8 @@ def _evaluate(
             return reduced.reshape(extents)
         case "MaxPool":
             return _max_pool(attributes, arguments[0], extents, arithmetic)
+        case "AveragePool":
+            return _average_pool(attributes, arguments[0], extents, arithmetic)
     raise EgraphOptError(f"no reference semantics for library operator {operator!r}")
 
 
@@ -147,24 +150,38 @@ def _convolution(
     return result
 
 
-def _max_pool(attributes: Attributes, x: Array, extents: tuple[int, ...], arithmetic: Arithmetic) -> Array:
+def _windows(
+    attributes: Attributes, x: Array, extents: tuple[int, ...], outside: float
+) -> tuple[Array, list[tuple[slice, ...]]]:
+    """The operand padded with ``outside``, and for each tap the slices of it that meet the result."""
     spatial = x.ndim - 2
     strides, dilations, pads = _window(attributes, spatial)
-    lowest = arithmetic.outside(float("-inf"))
-    padded = np.pad(
-        x,
-        [
-            (0, 0),
-            (0, 0),
-            *((pads[i], pads[i + spatial] + strides[i] * extents[2 + i] + x.shape[2 + i]) for i in range(spatial)),
-        ],
-        constant_values=lowest,
-    )
-    result = np.full(extents, lowest, dtype=x.dtype)
-    for tap in np.ndindex(*integers(attributes["kernel_shape"])):
-        window = tuple(
+    ends = [pads[i + spatial] + strides[i] * extents[2 + i] + x.shape[2 + i] for i in range(spatial)]
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:spatial], ends, strict=True)], constant_values=outside)
+    taps = [
+        tuple(
             slice(dilations[i] * r, dilations[i] * r + strides[i] * extents[2 + i], strides[i])
             for i, r in enumerate(tap)
         )
-        result = np.maximum(result, padded[(slice(None), slice(None), *window)])
+        for tap in np.ndindex(*integers(attributes["kernel_shape"]))
+    ]
+    return padded, taps
+
+
+def _max_pool(attributes: Attributes, x: Array, extents: tuple[int, ...], arithmetic: Arithmetic) -> Array:
+    lowest = arithmetic.outside(float("-inf"))
+    padded, taps = _windows(attributes, x, extents, lowest)
+    result = np.full(extents, lowest, dtype=x.dtype)
+    for tap in taps:
+        result = np.maximum(result, padded[(slice(None), slice(None), *tap)])
     return result
+
+
+def _average_pool(attributes: Attributes, x: Array, extents: tuple[int, ...], arithmetic: Arithmetic) -> Array:
+    if attributes.get("count_include_pad", "0") != "1" and any(integers(attributes.get("pads", ""))):
+        raise EgraphOptError("AveragePool without its padding has no reference semantics")
+    padded, taps = _windows(attributes, x, extents, 0)
+    total = np.zeros(extents, dtype=x.dtype)
+    for tap in taps:
+        total = arithmetic.apply("add", total, padded[(slice(None), slice(None), *tap)])
+    return arithmetic.apply("mul", total, arithmetic.fill(Fraction(1, len(taps)), extents))

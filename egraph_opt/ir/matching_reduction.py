@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from egraph_opt.ir import expr as ex
 from egraph_opt.ir.contraction import Contraction
 from egraph_opt.ir.expr import Extents
@@ -26,7 +28,7 @@ def reductions(operation: str, index: IndexMap, count: int) -> list[ReductionFie
     if operation == "max" and windows and (index.fill == float("-inf") or index.is_total):
         split = Split(c, index, c.right, windows)
         if len(windows) <= 3 and not split.channels:
-            return _pooling(split)
+            return _pooling(split, "MaxPool")
     # A sum over shifted reads would first have to copy every shift.
     walked = any(len({c.is_reduced(i) for i in e.iterators}) == 2 for e in (*index.indices, *index.guards))
     if windows or walked or (index.fill and not index.is_total):
@@ -60,7 +62,20 @@ def sums(index: IndexMap, count: int) -> list[ReductionFields]:
     return [] if index.fill else reductions("sum", index, count)
 
 
-def _pooling(split: Split) -> list[ReductionFields]:
+def averages(index: IndexMap, count: int, factor: str) -> list[ReductionFields]:
+    """Sum of windows times one over their taps as AveragePool; positions outside count as zeros."""
+    c = Contraction(index, index_map((), index.result, []), count)
+    windows = windows_of(c, index, c.right, False)
+    taps = size(c, c.reduced)
+    if not windows or len(windows) > 3 or index.fill or Fraction(factor) * taps != 1:
+        return []
+    split = Split(c, index, c.right, windows)
+    if split.channels or any(abs(w.dilation) != 1 for w in windows):
+        return []
+    return _pooling(split, "AveragePool")
+
+
+def _pooling(split: Split, operator: str) -> list[ReductionFields]:
     c, image = split.c, split.image
     axes: list[Axis] = []
     for w in split.windows:
@@ -73,7 +88,8 @@ def _pooling(split: Split) -> list[ReductionFields]:
     attributes = format_attributes(
         kernel_shape=[c.extents[w.tap] if w.tap is not None else 1 for w in split.windows],
         strides=[w.stride for w in split.windows],
-        dilations=[abs(w.dilation) for w in split.windows],
+        dilations=[abs(w.dilation) for w in split.windows] if operator == "MaxPool" else None,
+        count_include_pad=1 if operator == "AveragePool" else None,
         pads=[*(axis.begin for axis in axes), *(axis.end for axis in axes)],
     )
     channels = size(c, lead)
@@ -81,7 +97,7 @@ def _pooling(split: Split) -> list[ReductionFields]:
     places = [ex.iterator(i) for i in (*lead, *(w.output for w in split.windows if w.output is not None))]
     return [
         (
-            "MaxPool",
+            operator,
             attributes,
             image_layout(split, axes),
             (1, channels, *(axis.length for axis in axes)),
