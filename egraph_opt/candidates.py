@@ -92,7 +92,10 @@ class Builder:
     _objects: dict[str, bytes] = field(default_factory=dict)
 
     def build(self, plans: Mapping[int, Plan]) -> Candidate:
-        """The model with these plans in the place of their regions. Raises EgraphOptError where one cannot be written."""
+        """The model with these plans in the place of their regions.
+
+        Raises EgraphOptError where one of them cannot be written.
+        """
         implementer = Implementer(self.profile, self.compiler is not None)
         implemented = {index: implementer.implement(plan) for index, plan in sorted(plans.items())}
         model = rebuild(self.loaded, self.regions, implemented, implementer.names)

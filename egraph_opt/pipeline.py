@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egraph_opt.errors import EgraphOptError, InputRejected, LimitReached, UsageError, one_line
-from egraph_opt.result import Result
+from egraph_opt.result import Result as Result
 from egraph_opt.runtime.progress import Progress, ProgressCallback, silent
 from egraph_opt.runtime.report import Candidates, Latency, Report, RevertedRegion, Saturation, SaturationRound
 from egraph_opt.runtime.timing import Comparison
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from egraph_opt.candidates import Candidate, Prover
     from egraph_opt.extract.profile import Profile
     from egraph_opt.extract.search import Search
-    from egraph_opt.frontends.onnx_model import LoadedModel
     from egraph_opt.frontends.regions import Region
     from egraph_opt.ir.program import Plan, Step
 
@@ -99,7 +98,7 @@ class _Run:
     saturations: list[Saturation] = field(default_factory=list)
     reverted: list[RevertedRegion] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    candidates: Candidates = Candidates()
+    candidates: Candidates = field(default_factory=Candidates)
     started: float = field(default_factory=time.monotonic)
 
     @contextmanager
@@ -234,7 +233,13 @@ class _Run:
         path = None
         if self.cost == "measured":
             path = profile_db if profile_db is not None else default_cache_folder() / "profile.sqlite"
-        mode = f"native {CODE_VERSION}" if compiler is not None else "portable" if opset >= LOWEST_OPSET else f"portable at {opset}"
+        mode = (
+            f"native {CODE_VERSION}"
+            if compiler is not None
+            else "portable"
+            if opset >= LOWEST_OPSET
+            else f"portable at {opset}"
+        )
         profile = Profile(path, device_key(self.threads), mode)
         known = set(profile.measured)
         deadline = min(self.deadline(MEASURING_SHARE), time.monotonic() + MEASURING_SECONDS)
@@ -257,7 +262,9 @@ class _Run:
             look(rounds=MEASURING_ROUNDS)
             if self.cost == "measured" and compiler is not None:
                 profiler.thorough = True
-                found = [outcome for s in searches.values() for outcome in (s.outcome, s.chained) if outcome is not None]
+                found = [
+                    outcome for s in searches.values() for outcome in (s.outcome, s.chained) if outcome is not None
+                ]
                 measure(kernel_steps([outcome.choice for outcome in found]))
                 look(rounds=0)
         if profile.warning:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Result:
-    """An optimized model: ``model`` (an onnx.ModelProto), its kernel library if kernels were generated, and the report."""
+    """An optimized ``model``, its kernel ``library`` if kernels were generated (its bytes), and the ``report``."""
 
     model: onnx.ModelProto
     report: Report
@@ -24,25 +25,39 @@ class Result:
     _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     def session(self) -> Any:
-        """A ready onnxruntime session with the kernel library registered."""
+        """A ready onnxruntime session with the kernel library registered; a new one at every call."""
         from egraph_opt.backends.onnxruntime import make_session
+        from egraph_opt.runtime.artifacts import library_path
 
-        folder = Path(self._place())
-        path = folder / "model.onnx"
-        if not path.exists():
-            self.save(path)
-        library = folder / "model.kernels.so"
-        return make_session(path, kernel_library=library if self.library else None, threads=self.threads)
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="egraph-opt-")
+            self._write(Path(self._folder.name) / "model.onnx")
+        path = Path(self._folder.name) / "model.onnx"
+        library = library_path(path) if self.library is not None else None
+        return make_session(path, kernel_library=library, threads=self.threads)
 
     def save(self, path: str | Path) -> tuple[Path, ...]:
-        """Write the model and, beside it, ``<stem>.kernels.so``; existing files are replaced atomically."""
-        from egraph_opt.frontends.onnx_writer import serialized
-        from egraph_opt.runtime.artifacts import Publication, library_path
+        """Write the model, beside it ``<stem>.kernels.so`` if kernels were generated, and a data file beyond 2 GB.
+
+        Existing files are replaced atomically. Returns the written files, the model first.
+        """
+        from egraph_opt.runtime.artifacts import library_path
         from egraph_opt.runtime.cache import remember_library
 
-        output = Path(path)
-        data_file = output.name + ".data"
-        content, chunks = serialized(_copy(self.model), data_file)
+        written = self._write(Path(path))
+        if self.library is not None:
+            # Without a cache the library is complete all the same; only our own commands will not trust it.
+            with contextlib.suppress(OSError):
+                remember_library(library_path(Path(path)))
+        return written
+
+    def _write(self, output: Path) -> tuple[Path, ...]:
+        from egraph_opt.frontends.onnx_writer import serialized, takes_data_file
+        from egraph_opt.runtime.artifacts import Publication, library_path
+
+        data_file = output.with_name(output.name + ".data")
+        model = _copy(self.model) if takes_data_file(self.model) else self.model
+        content, chunks = serialized(model, data_file.name)
         written = [output]
         with Publication() as publication:
             if self.library is not None:
@@ -51,18 +66,11 @@ class Result:
             else:
                 publication.remove(library_path(output))
             if chunks:
-                with publication.stage(output.with_name(data_file)).open("wb") as file:
+                with publication.stage(data_file).open("wb") as file:
                     file.writelines(chunks)
-                written.append(output.with_name(data_file))
+                written.append(data_file)
             publication.stage(output).write_bytes(content)
-        if self.library is not None:
-            remember_library(library_path(output))
         return tuple(written)
-
-    def _place(self) -> str:
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="egraph-opt-")
-        return self._folder.name
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

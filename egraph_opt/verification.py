@@ -43,8 +43,8 @@ ERROR_GROWTH, NEGLIGIBLE_ERROR = 10.0, 2e-6
 class Judge:
     """The original's answers on ``runs`` random inputs, to hold candidates against.
 
-    ``problem`` says why nothing can be verified: the original runs on none of the inputs that were tried. ``fill`` tells
-    what inputs it runs on, ``label`` names it in messages. Raises InputRejected when the original does not load.
+    ``problem`` says why nothing can be verified: the original runs on none of the inputs that were tried. ``fill``
+    tells what inputs it runs on, ``label`` names it in messages. Raises InputRejected when the original does not load.
     """
 
     original: Path
@@ -78,7 +78,7 @@ class Judge:
         inputs = random_inputs(input_specs(session), seed=self.seed + number, fill=fill)
         return inputs, run(session, inputs)
 
-    def verdict(self, candidate: TimedModel, regions: Sequence[Region]) -> Accuracy | None | str:
+    def verdict(self, candidate: TimedModel, regions: Sequence[Region]) -> Accuracy | str | None:
         """The errors of a candidate, None when nothing is to be compared, or in words why it is wrong."""
         try:
             session = make_session(

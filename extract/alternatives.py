@@ -1,7 +1,7 @@
 """What a saturated e-graph offers: for every buffer, the steps that can fill it and the buffers these need.
 
-Kernel bodies are found bottom-up: every tensor class keeps its few best bodies, each a choice of one e-node per class down
-to the buffers it reads. A body is ranked by its own work and the estimated cost of those buffers.
+Kernel bodies are found bottom-up: every tensor class keeps its few best bodies, each a choice of one e-node per class
+down to the buffers it reads. A body is ranked by its own work and the estimated cost of those buffers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from itertools import product
 from math import inf, prod
 
 from egraph_opt.egraph import primitives
+from egraph_opt.egraph.language import parse_extents
 from egraph_opt.egraph.snapshot import ENode, Snapshot, fraction
 from egraph_opt.extract.roofline import Device, call_seconds, kernel_seconds
 from egraph_opt.ir import scalar
 from egraph_opt.ir.expr import bounds
 from egraph_opt.ir.maps import IndexMap
 from egraph_opt.ir.terms import Apply, Call, Compute, Fill, Read, Reduce, Reshape, Softmax, Source, Tensor, View
-from egraph_opt.egraph.language import parse_extents
 
 # Bodies kept per tensor class for each set of operators they read from: measuring may turn any ranking by static cost
 # around, so no operator may crowd out another.
@@ -197,7 +197,9 @@ class Extraction:
         return Body(node, parts, density, leaves, kind, rank)
 
     def _offer(self, owner: int, body: Body) -> bool:
-        """Keep a body if it is among the best; a body over the same buffers must be cheaper than the one it replaces."""
+        """Keep a body if it is among the best; a body over the same buffers must be cheaper than the one it
+        replaces.
+        """
         kept = self.bodies.setdefault(owner, [])
         for i, other in enumerate(kept):
             if other.leaves == body.leaves:

@@ -1,7 +1,7 @@
 """Choosing one alternative per needed buffer so that the whole costs least, shared buffers paid once.
 
-The exact optimum of such a DAG choice is NP-hard; this starts from the best tree choice and improves it by exchanging one
-alternative at a time until no exchange helps. Ties go by the text of the step, so results do not depend on luck.
+The exact optimum of such a DAG choice is NP-hard; this starts from the best tree choice and improves it by exchanging
+one alternative at a time until no exchange helps. Ties go by the text of the step, so results do not depend on luck.
 """
 
 from __future__ import annotations

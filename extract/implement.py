@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from egraph_opt.backends import tvm_build
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.extract.alternatives import signature
@@ -50,7 +52,7 @@ class Implementer:
         return Plan(plan.inputs, tuple(steps), plan.outputs, constants)
 
 
-def _portable(step: Step, buffer: Compute, held: Mapping[str, Extents]) -> tuple[list[Step], Mapping[str, object]]:
+def _portable(step: Step, buffer: Compute, held: Mapping[str, Extents]) -> tuple[list[Step], Mapping[str, np.ndarray]]:
     """A kernel sees memory only; standard operators need every argument under the extents the body reads it with."""
     views = {a.name: f"{step.name}/{a.name}" for a in step.arguments if a.extents != held[a.name]}
     steps = [

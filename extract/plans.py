@@ -1,4 +1,4 @@
-"""From a choice of alternatives to a plan: names, constants folded ahead of time, reshapes that cost nothing left out."""
+"""From a choice of alternatives to a plan: names, constants folded ahead of time, needless reshapes left out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ FOLDED_BYTES = 1 << 31
 
 
 def build_plan(problem: Problem, choice: Choice, program: Program, *, prefix: str) -> Plan:
-    """The plan of a choice. Step names begin with ``prefix``; raises EgraphOptError when folded weights get too large."""
+    """The plan of a choice. Step names begin with ``prefix``.
+
+    Raises EgraphOptError when folded weights get too large.
+    """
     return _Builder(problem, choice, program, prefix).plan()
 
 

@@ -9,7 +9,7 @@ import sqlite3
 import statistics
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 SCHEMA_VERSION = 1
@@ -67,7 +67,7 @@ class Profile:
         try:
             database = self._open(path)
         except (sqlite3.Error, OSError) as error:
-            if not path.is_file() or os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            if not path.is_file() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
                 raise
             self.warning = f"profile database {path} cannot be written: {error}"
             database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
@@ -80,20 +80,27 @@ class Profile:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         database = sqlite3.connect(path, timeout=LOCK_SECONDS)
         try:
-            _check_version(database)
-            database.execute("pragma journal_mode=wal")
-            database.execute(
-                "create table if not exists measurements (device text, signature text, implementation text,"
-                " samples text, error text, primary key (device, signature, implementation))"
-            )
-            database.execute(f"pragma user_version={SCHEMA_VERSION}")
+            if _check_version(database) == 0:
+                tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+                if tables and _check_version(database) == 0:
+                    raise sqlite3.DatabaseError("it belongs to another program")
+                database.execute("pragma journal_mode=wal")
+                with database:
+                    database.execute("begin immediate")
+                    if _check_version(database) == 0:  # no other process was faster
+                        database.execute(
+                            "create table measurements (device text, signature text, implementation text,"
+                            " samples text, error text, primary key (device, signature, implementation))"
+                        )
+                        database.execute(f"pragma user_version={SCHEMA_VERSION}")
         except BaseException:
             database.close()
             raise
         return database
 
     def _keep(self, measurement: Measurement) -> None:
-        self.measured.setdefault(self._key(measurement.signature), {})[measurement.implementation] = measurement
+        found = replace(measurement, signature=self._key(measurement.signature))
+        self.measured.setdefault(found.signature, {})[found.implementation] = found
 
     def _key(self, signature: str) -> str:
         return f"{self.mode} {signature}" if signature.startswith("kernel(") else signature
@@ -142,7 +149,8 @@ def _versus(original: str, candidate: str) -> str:
     return f"{MODELS}{original} {candidate}"
 
 
-def _check_version(database: sqlite3.Connection) -> None:
+def _check_version(database: sqlite3.Connection) -> int:
     (version,) = database.execute("pragma user_version").fetchone()
     if version not in (0, SCHEMA_VERSION):
         raise sqlite3.DatabaseError(f"it has schema version {version}, this program knows {SCHEMA_VERSION}")
+    return int(version)

@@ -75,4 +75,6 @@ def kernel_seconds(device: Device, elements: int, density: float, read: int) -> 
 
     ``read`` is the number of values it reads from memory at least once.
     """
-    return device.kernel_seconds + max(elements * density * device.scalar_seconds, device.memory_seconds(elements + read))
+    return device.kernel_seconds + max(
+        elements * density * device.scalar_seconds, device.memory_seconds(elements + read)
+    )

@@ -83,8 +83,8 @@ def search(
 ) -> None:
     """Fill in the outcomes of every search, or why it has none.
 
-    ``measure`` times steps given as (signature, step) and puts them into the profile; without it the choice rests on what
-    the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed, the
+    ``measure`` times steps given as (signature, step) and puts them into the profile; without it the choice rests on
+    what the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed, the
     best plan of measured steps counts. ``possible`` tells whether an alternative can be run at all.
     """
     for conv in (1.0, CHAINED_CONV):
@@ -128,7 +128,7 @@ def _outcome(item: Search, costs: Costs, prefix: str, other: Choice | None) -> O
 def _unmeasured(
     problem: Problem, choice: Choice, profile: Profile, possible: Callable[[Alternative], bool]
 ) -> dict[str, Step]:
-    """Steps of the optimum to measure, and beside each the next way to fill the same buffer, which may be needed next."""
+    """Steps of the optimum to measure, and beside each the next best way to fill the same buffer."""
     missing = {a.text: a for _, a in choice.steps if _needs_measuring(a, profile)}
     for owner, chosen in choice.steps:
         if chosen.text in missing:

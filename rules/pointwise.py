@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from egraph_opt.egraph.language import IntVar, MapVar, Rule, TensorVar, TextVar, apply, each, equal, rule_group
+from egraph_opt.egraph.language import Each, IntVar, MapVar, Node, Rule, TensorVar, TextVar, apply, each, equal, rule_group
 from egraph_opt.ir import view_algebra as by
 
 
 @rule_group("pointwise")
 def pointwise(x: TensorVar, y: TensorVar, f: TextVar, m: MapVar, k: IntVar) -> Iterator[Rule]:
-    """Only bijective views move, so the number of layouts of a value stays that of its producers."""
-    bijective = [each(by.is_bijective, m)]
+    """Only bijective views move, and only through functions of the program itself: as many layouts as its producers have."""
+
+    def leaves(name: str, left: Node, right: Node, *, given: Sequence[Each] = ()) -> Rule:
+        return equal(f"view-leaves-{name}", left, right, given=given, original=True)
+
     back = each(by.inverted, m)
-    yield equal("view-leaves-function", apply(f, x.view(m)), apply(f, x).view(m), given=bijective)
-    yield equal("view-leaves-sum", x.view(m) + y, (x + y.view(back.map(0))).view(m))
-    yield equal("view-leaves-sum-right", y + x.view(m), (y.view(back.map(0)) + x).view(m))
-    yield equal("view-leaves-product", x.view(m) * y, (x * y.view(back.map(0))).view(m))
-    yield equal("view-leaves-product-right", y * x.view(m), (y.view(back.map(0)) * x).view(m))
-    yield equal("view-leaves-binary", apply(f, x.view(m), y), apply(f, x, y.view(back.map(0))).view(m))
-    yield equal("view-leaves-binary-right", apply(f, y, x.view(m)), apply(f, y.view(back.map(0)), x).view(m))
-    yield equal("view-leaves-softmax", x.view(m).softmax(k), x.softmax(k).view(m), given=[each(by.keeps_last, m, k)])
+    yield leaves("function", apply(f, x.view(m)), apply(f, x).view(m), given=[each(by.is_bijective, m)])
+    yield leaves("sum", x.view(m) + y, (x + y.view(back.map(0))).view(m))
+    yield leaves("sum-right", y + x.view(m), (y.view(back.map(0)) + x).view(m))
+    yield leaves("product", x.view(m) * y, (x * y.view(back.map(0))).view(m))
+    yield leaves("product-right", y * x.view(m), (y.view(back.map(0)) * x).view(m))
+    yield leaves("binary", apply(f, x.view(m), y), apply(f, x, y.view(back.map(0))).view(m))
+    yield leaves("binary-right", apply(f, y, x.view(m)), apply(f, y.view(back.map(0)), x).view(m))
+    yield leaves("softmax", x.view(m).softmax(k), x.softmax(k).view(m), given=[each(by.keeps_last, m, k)])

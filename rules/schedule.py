@@ -30,7 +30,7 @@ PHASES: tuple[Phase, ...] = (
     Phase(instantiation, 1),
     Phase(pooling, 1),
     Phase(epilogue, 2),
-    Phase(pointwise, 3),
+    Phase(pointwise, 16),
     Phase(epilogue, 2),
     Phase(layout, 1),
     Phase(transposed_operands, 1),

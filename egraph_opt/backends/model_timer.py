@@ -57,8 +57,8 @@ def time_models(
 ) -> list[list[float]]:
     """Milliseconds per round of each model, in interleaved turns on one thread pool.
 
-    All models get `random_inputs(seed, shapes, fill)`. Stops early, after at least three rounds, when `enough_seconds` have
-    passed. Raises InputRejected where a model does not load, run or survive, LimitReached after `timeout` seconds.
+    All models get `random_inputs(seed, shapes, fill)`. Stops early, after at least three rounds, when `enough_seconds`
+    have passed. Raises InputRejected where a model does not load, run or survive, LimitReached after `timeout` seconds.
     """
     with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
         request = {
@@ -102,7 +102,9 @@ def time_each(
         return _time_files(files, settings, timeout)
 
 
-def _time_files(files: list[list[str | None]], settings: dict[str, Any], timeout: float) -> list[tuple[list[float], str]]:
+def _time_files(
+    files: list[list[str | None]], settings: dict[str, Any], timeout: float
+) -> list[tuple[list[float], str]]:
     if not files:
         return []
     try:

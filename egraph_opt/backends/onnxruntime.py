@@ -18,7 +18,10 @@ RANDOM: Fill = (None, None)
 
 PROVIDERS = ("CPUExecutionProvider",)
 # y = Identity(x) over one float, opset 13, serialized: backends do not import onnx.
-_EMPTY_MODEL = bytes.fromhex("080812003a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a00100d")
+_EMPTY_MODEL = bytes.fromhex(
+    "080812003a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a02"
+    "0801620f0a0179120a0a08080112040a02080142040a00100d"
+)
 SILENT = 4
 MAXIMUM_INPUT_BYTES = 8 << 30
 NUMPY_TYPES: Mapping[str, type[Any]] = {
@@ -175,7 +178,7 @@ def bound_caller(session: Any, inputs: Mapping[str, Array]) -> Callable[[], obje
 
 
 def empty_caller() -> Callable[[], object]:
-    """A call of a model that does nothing, bound like `bound_caller`: what every measurement pays for the call itself."""
+    """A call of a model that does nothing, bound like `bound_caller`: what every measurement pays for the call."""
     session = make_session(_EMPTY_MODEL, process_pool=True)
     return bound_caller(session, {"x": np.zeros(1, np.float32)})
 

@@ -96,7 +96,9 @@ def run_kernel(kernel: Kernel, *arrays: np.ndarray) -> np.ndarray:
     flat = []
     for source, array in zip(kernel.inputs, arrays, strict=True):
         if array.shape != source.extents or array.dtype != np.float32:
-            raise UsageError(f"{source.name} must be float32 {list(source.extents)}, not {array.dtype} {list(array.shape)}")
+            raise UsageError(
+                f"{source.name} must be float32 {list(source.extents)}, not {array.dtype} {list(array.shape)}"
+            )
         flat.append(np.ascontiguousarray(array).reshape(-1) if array.size else np.zeros(1, np.float32))
     size = int(np.prod(kernel.body.extents, dtype=np.int64))
     result = np.empty(max(size, 1), np.float32)
@@ -147,7 +149,10 @@ def _table(kernels: Sequence[Kernel]) -> str:
     """C declarations and the table of kernels that the shim includes."""
     lines = [f"int __tvm_ffi_{kernel.name}(void *, FFIAny *, int32_t, FFIAny *);" for kernel in kernels]
     for kernel in kernels:
-        shapes = [*(source.extents for source in kernel.inputs), kernel.body.extents if kernel.shape is None else kernel.shape]
+        shapes = [
+            *(source.extents for source in kernel.inputs),
+            kernel.body.extents if kernel.shape is None else kernel.shape,
+        ]
         for i, extents in enumerate(shapes):
             values = ", ".join(map(str, extents or (1,)))
             lines.append(f"static const int64_t {kernel.name}_dims{i}[] = {{{values}}};")

@@ -108,7 +108,9 @@ class Writer:
         region = self.place(region, {})
         regions = divided(region, outer, schedule, tasks)
         outer = regions[0][1]
-        leads = {i for node in tree.walk(region.value) if isinstance(node, Stage) for e in node.lead for i in e.iterators}
+        leads = {
+            i for node in tree.walk(region.value) if isinstance(node, Stage) for e in node.lead for i in e.iterators
+        }
         shared = [axis for axis in outer if axis in leads] or outer
         rest = [axis for axis in outer if axis not in shared]
         sizes = [prod(steps(piece, axis) for axis in shared) for piece, _ in regions]
@@ -222,9 +224,7 @@ class Writer:
         phases = [tree.narrow(region, axis, 0, count, step, i) for i in range(step)] if step > 1 else [region]
         return self.interleaved(phases, env, axis, extent, region.target.coefficient(axis) == 1, sink)
 
-    def interleaved(
-        self, phases: Sequence[Region], env: Env, axis: int, extent: int, dense: bool, sink: Sink
-    ) -> int:
+    def interleaved(self, phases: Sequence[Region], env: Env, axis: int, extent: int, dense: bool, sink: Sink) -> int:
         """Regions whose targets alternate; ``extent`` elements in all, neighbours in memory when ``dense``."""
         step, emitter = len(phases), self.emitter
         count = -(-extent // step)

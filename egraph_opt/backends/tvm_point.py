@@ -23,7 +23,9 @@ Conditions = tuple[Condition, ...]
 
 @dataclass(frozen=True)
 class Array:
-    """A buffer a kernel reads or writes: the TVM buffer, addressed by row-major position, and its number of elements."""
+    """A buffer a kernel reads or writes: the TVM buffer, addressed by row-major position, and its number of
+    elements.
+    """
 
     buffer: Value
     size: int
@@ -261,7 +263,9 @@ class Evaluator:
     def blocks(
         self, region: Region, axis: int, lanes: int, unroll: int = 1
     ) -> Iterator[tuple[Region, list[Value], int]]:
-        """Vector blocks along an axis, in loops where conditions are uniform: (region, first positions, valid lanes)."""
+        """Vector blocks along an axis, in loops where conditions are uniform: (region, first positions, valid
+        lanes).
+        """
         count = region.extents[axis]
         marks = {0, -(-count // lanes), count // lanes}
         for cut in tvm_tree.cuts(region.value, axis, count):

@@ -1,7 +1,8 @@
 """How a kernel's loops are arranged, and which arrangements are worth measuring. Nothing here imports tvm.
 
-A schedule is text: ``""`` for the default, else ``vector=<axis>`` (``vector=none`` computes outputs one by one, with vectors
-along reduced axes), ``transpose=<axis>`` (tiles are computed along the vector axis and stored along this one) and
+A schedule is text: ``""`` for the default, else ``vector=<axis>`` (``vector=none`` computes outputs one by one, with
+vectors along reduced axes), ``transpose=<axis>`` (tiles are computed along the vector axis and stored along this one)
+and
 ``serial``. Axes are those of the kernel's normal form: output axes split where an index divides them and merged where
 possible.
 """
@@ -30,7 +31,9 @@ CANDIDATES = 3
 
 @dataclass(frozen=True)
 class Schedule:
-    """``vector``: iterator whose values fill a vector (None: no output axis); ``transpose``: axis tiles are stored along."""
+    """``vector``: iterator whose values fill a vector (None: no output axis); ``transpose``: axis tiles are stored
+    along.
+    """
 
     vector: int | None
     transpose: int | None = None

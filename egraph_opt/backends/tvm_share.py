@@ -23,10 +23,10 @@ def steps(region: Region, axis: int) -> int:
     return -(-region.extents[axis] // phases_of(region, axis))
 
 
-def divided(
-    region: Region, outer: Sequence[int], schedule: Schedule, tasks: int
-) -> list[tuple[Region, list[int]]]:
-    """The region, or when its outer axes are too few for the tasks, chunks of its largest inner axis and the remainder."""
+def divided(region: Region, outer: Sequence[int], schedule: Schedule, tasks: int) -> list[tuple[Region, list[int]]]:
+    """The region, or when its outer axes are too few for the tasks, chunks of its largest inner axis and the
+    remainder.
+    """
     stages = any(isinstance(node, Stage) and isinstance(node.term, Softmax) for node in tree.walk(region.value))
     inner = [axis for axis in (schedule.vector, schedule.transpose) if axis is not None]
     available = prod(steps(region, axis) for axis in outer)

@@ -2,8 +2,8 @@
 
 Views are gone: each :class:`Load` has the row-major position it reads as an index expression over the kernel's
 iterators,
-below :class:`Guard` conditions that could not be proved. Narrowing the iterators (:func:`substitute`) proves more of them, so
-a loop nest that splits its axes into regions ends with guard-free bodies. Nothing here imports tvm.
+below :class:`Guard` conditions that could not be proved. Narrowing the iterators (:func:`substitute`) proves more of
+them, so a loop nest that splits its axes into regions ends with guard-free bodies. Nothing here imports tvm.
 """
 
 from __future__ import annotations

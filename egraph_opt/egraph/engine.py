@@ -10,7 +10,7 @@ pattern with them. So a function is called once for equal arguments, and the mat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
@@ -21,7 +21,21 @@ from egraph_opt.egraph import language, primitives
 from egraph_opt.egraph.language import Constant, Field, Node, Pattern, Rule, RuleGroup, Variable
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir.program import Program
-from egraph_opt.ir.terms import Apply, Buffer, Call, Compute, Fill, Read, Reduce, Reshape, Softmax, Source, Tensor, View
+from egraph_opt.ir.terms import (
+    Apply,
+    Buffer,
+    Call,
+    Compute,
+    Fill,
+    Read,
+    Reduce,
+    Reshape,
+    Softmax,
+    Source,
+    Tensor,
+    View,
+    children,
+)
 
 CONSTRUCTORS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "Read": (("Buffer",), "Tensor"),
@@ -50,7 +64,7 @@ def _schema() -> str:
     for name, (inputs, output) in CONSTRUCTORS.items():
         lines.append(f"(constructor {name} ({' '.join(inputs)}) {output})")
         lines.append(f"(constructor N{name} ({' '.join(inputs)}) Node)")
-    lines.append("(relation derived (String Node Node))")
+    lines += ["(relation derived (String Node Node))", "(relation original (Tensor))"]
     return "\n".join(lines)
 
 
@@ -103,6 +117,9 @@ class EGraph:
             # Every tensor of the program may be materialized, whatever the rules do.
             materialized = _call("Read", _call("Compute", named))
             commands.append(bindings.ActionCommand(bindings.Union(_SPAN, named, materialized)))
+            for part in _pointwise_parts(term):
+                expression = _call("original", encode(part, defined))
+                commands.append(bindings.ActionCommand(bindings.Expr_(_SPAN, expression)))
             defined.add(name)
         for output in program.outputs:
             if output not in defined:
@@ -185,6 +202,16 @@ def _call(name: str, *arguments: bindings._Expr) -> bindings.Call:
     return bindings.Call(_SPAN, name, list(arguments))
 
 
+def _pointwise_parts(term: Tensor | Buffer) -> Iterator[Tensor]:
+    """The pointwise functions and softmaxes of a term: what views move through."""
+    if isinstance(term, Apply | Softmax):
+        yield term
+    # The product of a contraction is no pointwise function of its own.
+    inner = term.tensor if isinstance(term, Reduce) else term
+    for child in children(inner if isinstance(inner, Apply) and isinstance(term, Reduce) else term):
+        yield from _pointwise_parts(child)
+
+
 def encode(term: Tensor, defined: set[str]) -> bindings.Call:
     """The egglog expression of a tensor term; sources named in ``defined`` stand for earlier definitions."""
     match term:
@@ -253,6 +280,8 @@ class _Compiler:
     def text(self) -> str:
         rule = self.rule
         root = self.match(rule.left)
+        if rule.original:
+            self.facts.append(f"(original {root})")
         if rule.beside is not None:
             self.facts.append(f"(= {root} {self.match(rule.beside)})")
         if rule.united is not None:

@@ -162,7 +162,7 @@ def parse_extents(text: str) -> Extents:
 class Rule:
     """``left`` equals ``right`` wherever ``left`` matches, the fields exist and ``given`` holds.
 
-    With ``beside`` and ``united``: wherever ``left`` equals ``beside``, the two variables are equal.
+    ``original`` rules match terms of the program itself only, not those that rules made. With ``beside`` and ``united``: wherever ``left`` equals ``beside``, the two variables are equal.
     """
 
     name: str
@@ -170,6 +170,7 @@ class Rule:
     right: Pattern
     exactness: Exactness = "bitwise"
     given: tuple[Each, ...] = ()
+    original: bool = False
     beside: Node | None = None
     united: tuple[Variable, Variable] | None = None
     group: str = ""
@@ -236,10 +237,16 @@ def fields(pattern: Pattern) -> list[Each]:
 
 
 def equal(
-    name: str, left: Node, right: Pattern, *, exactness: Exactness = "bitwise", given: Sequence[Each] = ()
+    name: str,
+    left: Node,
+    right: Pattern,
+    *,
+    exactness: Exactness = "bitwise",
+    given: Sequence[Each] = (),
+    original: bool = False,
 ) -> Rule:
     """An equation used from left to right: whatever matches ``left`` becomes equal to ``right``."""
-    return Rule(name, left, right, exactness, tuple(given))
+    return Rule(name, left, right, exactness, tuple(given), original)
 
 
 def cancels(

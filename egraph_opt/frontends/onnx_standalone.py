@@ -20,8 +20,8 @@ def standalone(
 ) -> bytes:
     """A serialized model of ``steps`` whose last buffer is the output.
 
-    Sources no step fills become inputs, or random initializers when they are marked constant. ``kernels`` names the custom
-    operator of each Compute step.
+    Sources no step fills become inputs, or random initializers when they are marked constant. ``kernels`` names the
+    custom operator of each Compute step.
     """
     generator = np.random.default_rng(seed)
     filled = {step.name for step in steps}

@@ -63,6 +63,7 @@ def rebuild(
     graph.node.extend(node for unit in _ordered(units) for node in unit.nodes)
     _add_initializers(model, loaded.graph, emitter.initializers)
     _add_value_info(graph, loaded.graph)
+    _add_output_types(graph, {region.index: region for region in replaced.values()})
     if any(node.domain == KERNEL_DOMAIN for node in graph.node) and not any(
         entry.domain == KERNEL_DOMAIN for entry in model.opset_import
     ):
@@ -189,6 +190,18 @@ def _add_value_info(graph: GraphProto, original: GraphProto) -> None:
     exists |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     graph.value_info.extend(value for value in original.value_info if value.name in exists)
     graph.quantization_annotation.extend(a for a in original.quantization_annotation if a.tensor_name in exists)
+
+
+def _add_output_types(graph: GraphProto, replaced: Mapping[int, Region]) -> None:
+    """Types of what regions hand on: no runtime infers them through generated kernels, and some operators need them."""
+    known = {value.name for value in (*graph.output, *graph.value_info)}
+    for _, region in sorted(replaced.items()):
+        extents = {name: term.extents for name, term in region.program.definitions}
+        graph.value_info.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, extents[name])
+            for name in region.program.outputs
+            if name not in known
+        )
 
 
 def takes_data_file(model: ModelProto) -> bool:

@@ -409,7 +409,8 @@ def gathered(values: np.ndarray, index: IndexMap) -> np.ndarray:
         return np.full(index.result, index.fill, dtype=values.dtype)
     taken = values[tuple(positions)] if positions else values
     if valid.all():
-        return np.ascontiguousarray(np.broadcast_to(taken, index.result))
+        # ascontiguousarray makes an array of rank 0 one of rank 1.
+        return np.ascontiguousarray(np.broadcast_to(taken, index.result)).reshape(index.result)
     return np.where(np.broadcast_to(valid, index.result), taken, np.asarray(index.fill, dtype=values.dtype))
 
 

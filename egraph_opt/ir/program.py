@@ -1,7 +1,8 @@
 """Programs (what is to be computed) and plans (how it will be): both are lists of named definitions.
 
 A *program* defines tensors by terms over the program's sources and over tensors defined earlier, referred to by
-``Read(Source(name, extents))``. A *plan* is a list of steps, each of which fills one buffer from buffers that exist already.
+``Read(Source(name, extents))``. A *plan* is a list of steps, each of which fills one buffer from buffers that exist
+already.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def rename(tensor: Tensor, names: Mapping[str, str]) -> Tensor:
 
 
 def kernel_signature(tensor: Tensor) -> tuple[Tensor, tuple[Source, ...]]:
-    """A kernel body with its sources renamed ``in0, in1, …`` in order of first appearance, and the sources in that order.
+    """A kernel body with its sources renamed ``in0, in1, …`` in order of first appearance, and the sources in that
+    order.
 
     Two steps with equal signatures can share one compiled kernel, whatever buffers they read.
     """

@@ -1,8 +1,8 @@
 """The catalogue of scalar functions that pointwise terms apply.
 
 A function is named by text, with parameters after a colon (``leaky_relu:0.01``, ``clip:0.0,6.0``): that text is its
-identity inside the e-graph. ``mul`` and ``add`` are functions like the others here; the e-graph gives them constructors of
-their own because rules take them apart.
+identity inside the e-graph. ``mul`` and ``add`` are functions like the others here; the e-graph gives them constructors
+of their own because rules take them apart.
 """
 
 from __future__ import annotations

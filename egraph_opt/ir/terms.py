@@ -1,7 +1,9 @@
 """Terms: nameless tensor programs, total functions from integer index vectors to numbers that are zero outside.
 
-Two sorts. A *tensor* is a value; a *buffer* is a dense row-major array in memory. ``Read`` takes a buffer to its value and
-``Compute`` a tensor to a buffer that a generated kernel fills, so ``Read(Compute(t)) = t`` and ``Compute(Read(b)) = b``.
+Two sorts. A *tensor* is a value; a *buffer* is a dense row-major array in memory. ``Read`` takes a buffer to its value
+and
+``Compute`` a tensor to a buffer that a generated kernel fills, so ``Read(Compute(t)) = t`` and ``Compute(Read(b)) =
+b``.
 """
 
 from __future__ import annotations

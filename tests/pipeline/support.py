@@ -79,3 +79,101 @@ def signature(model: onnx.ModelProto) -> tuple[list[bytes], list[bytes]]:
         [value.SerializeToString() for value in model.graph.input],
         [value.SerializeToString() for value in model.graph.output],
     )
+
+
+def chain_of_regions(count: int) -> onnx.ModelProto:
+    """x -> relu(x @ w0) + x -> opaque -> relu(. @ w1) + . -> opaque …: as many regions as ``count``."""
+    nodes, weights, x = [], {}, "x"
+    for i in range(count):
+        weights[f"w{i}"] = normal(4, 4, seed=i) / 2
+        nodes += [
+            node("MatMul", f"{x} w{i}", f"p{i}"),
+            node("Relu", f"p{i}", f"r{i}"),
+            node("Add", f"r{i} {x}", f"s{i}"),
+        ]
+        x = f"x{i}" if i < count - 1 else "y"
+        nodes.append(node("Round", f"s{i}", x))
+    outputs: dict[str, Shape] = {f"s{i}": [3, 4] for i in range(count)}
+    return build(nodes, {"x": [3, 4]}, outputs | {"y": [3, 4]}, weights)
+
+
+def drawn(seed: int) -> onnx.ModelProto:
+    """A small random model: convolutions, residuals, pooling, moves, then matrix products and softmax."""
+    draw = np.random.default_rng(seed)
+    nodes: list[onnx.NodeProto] = []
+    weights: dict[str, np.ndarray] = {}
+
+    def weight(*shape: int) -> str:
+        name = f"w{len(weights)}"
+        weights[name] = draw.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(np.prod(shape[1:]) or 1))
+        return name
+
+    def add(operator: str, inputs: str, **attributes: Any) -> str:
+        nodes.append(node(operator, inputs, f"t{len(nodes)}", **attributes))
+        return f"t{len(nodes) - 1}"
+
+    batch, channels, height, width = (int(n) for n in draw.integers((1, 2, 4, 4), (3, 5, 8, 8)))
+    shape, x = [batch, channels, height, width], "x"
+    for _ in range(draw.integers(2, 5)):
+        before, kind = x, draw.choice(["conv", "depthwise", "transposed", "pool", "move", "norm"])
+        n, c, h, w = shape
+        if kind == "conv":
+            kernel, dilation = int(draw.choice([1, 3])), int(draw.choice([1, 2]))
+            pad, filters = dilation * (kernel // 2), int(draw.choice([c, c + 1]))
+            inputs = f"{x} {weight(filters, c, kernel, kernel)} {weight(filters)}"
+            x = add("Conv", inputs, pads=[pad] * 4, dilations=[dilation] * 2)
+            shape = [n, filters, h, w]
+        elif kind == "depthwise":
+            x = add("Conv", f"{x} {weight(c, 1, 3, 3)}", pads=[1, 0, 1, 2], group=c)
+        elif kind == "transposed":
+            x = add("ConvTranspose", f"{x} {weight(c, 2, 4, 4)}", strides=[2, 2], pads=[1] * 4)
+            shape = [n, 2, 2 * h, 2 * w]
+        elif kind == "pool":
+            operator = str(draw.choice(["MaxPool", "AveragePool"]))
+            x = add(operator, x, kernel_shape=[2, 2], strides=[2, 2])
+            shape = [n, c, h // 2, w // 2]
+        elif kind == "move":
+            x = add("Transpose", x, perm=[0, 1, 3, 2])
+            shape = [n, c, w, h]
+        else:
+            x = add("BatchNormalization", " ".join([x, *(weight(c) for _ in range(3)), weight(c)]))
+            weights[f"w{len(weights) - 1}"] = np.abs(weights[f"w{len(weights) - 1}"]) + np.float32(0.5)
+        x = add(str(draw.choice(["LeakyRelu", "Tanh", "Sigmoid"])), x)
+        if shape == [n, c, h, w] and draw.integers(2):
+            x = add("Add", f"{x} {before}")
+        if min(shape[2:]) < 4:
+            break
+    n, c, h, w = shape
+    weights["flat"] = np.array([n, c, h * w])
+    x = add("Reshape", f"{x} flat")
+    features = int(draw.integers(2, 6))
+    query, key = (add("MatMul", f"{x} {weight(h * w, features)}") for _ in range(2))
+    scores = add("Softmax", add("MatMul", f"{query} {add('Transpose', key, perm=[0, 2, 1])}"), axis=2)
+    x = add("Concat", f"{add('MatMul', f'{scores} {x}')} {x}", axis=1)
+    y = add("ReduceMean", x, axes=[1], keepdims=0)
+    return build(nodes, {"x": [batch, channels, height, width]}, {y: [n, h * w], scores: [n, c, c]}, weights)
+
+
+def band_attention(length: int = 24, width: int = 4, heads: int = 2, size: int = 3) -> onnx.ModelProto:
+    """Sliding-window attention as exporters write it: padded, gathered by a constant index, multiplied."""
+    window = 2 * width + 1
+    index = np.arange(length)[:, None] + np.arange(window)[None, :]
+    weights = {
+        "index": index,
+        "pads": np.array([0, width, 0, 0, width, 0]),
+        "column": np.array([heads, length, size, 1]),
+    }
+    weights["row"] = np.array([heads, length, 1, window])
+    nodes = [
+        node("Pad", "k pads", "kp"),
+        node("Gather", "kp index", "kg", axis=1),
+        node("Reshape", "q column", "qc"),
+        node("MatMul", "kg qc", "scores"),
+        node("Softmax", "scores", "p", axis=2),
+        node("Reshape", "p row", "pr"),
+        node("Pad", "v pads", "vp"),
+        node("Gather", "vp index", "vg", axis=1),
+        node("MatMul", "pr vg", "y"),
+    ]
+    shape = [heads, length, size]
+    return build(nodes, {"q": shape, "k": shape, "v": shape}, {"y": [heads, length, 1, size]}, weights)

@@ -1,5 +1,7 @@
 """Valid models of every unusual kind come back right, whatever happens inside."""
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 import pytest
@@ -125,7 +127,7 @@ NAMES = ["r0s0", "#1", "egraph_opt/0/r0s1", 'quo"te\\', "new\nline", "k_0", "Ün
 def test_hostile_names(portable: bool) -> None:
     names = ["x", *NAMES, "y"]
     nodes = []
-    for one, other in zip(names, names[1:], strict=False):
+    for one, other in pairwise(names):
         p, r = f"r1s{len(nodes)}", f"r1s{len(nodes)}/y"
         nodes += [
             helper.make_node("MatMul", [one, "(w)"], [p]),
@@ -194,10 +196,12 @@ def test_long_chains_end() -> None:
 
 
 def test_models_that_onnxruntime_does_not_load_are_rejected() -> None:
-    model = build([node("Nothing", "x", "y", domain="no.such.domain")], {"x": [2]}, {"y": [2]}, domains=["no.such.domain"])
-    with pytest.raises(InputRejected, match="^graph does not load in onnxruntime: ") as failure:
+    model = build(
+        [node("Nothing", "x", "y", domain="no.such.domain")], {"x": [2]}, {"y": [2]}, domains=["no.such.domain"]
+    )
+    with pytest.raises(InputRejected, match=r"^graph does not load in onnxruntime: ") as failure:
         static(model)
-    assert "/" not in str(failure.value)
+    assert "egraph-opt-" not in str(failure.value)  # the name of a temporary folder says nothing
 
 
 @pytest.mark.parametrize("options", [{"cost": "guessed"}, {"target": "tpu"}, {"verify": -1}, {"threads": 0}])
