@@ -81,7 +81,7 @@ def test_reshapes_are_left_out_where_nothing_needs_them() -> None:
             kept += written
             declared += sum(step.shape is not None for step in plan.steps)
             assert all(isinstance(step.buffer, Compute) for step in plan.steps if step.shape is not None)
-    assert left_out > 10
+    assert left_out > 3
     assert declared > 0
     assert kept > 0
 

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from egraph_opt.egraph.engine import EGraph
-from egraph_opt.egraph.saturate import Saturation, saturate
+from egraph_opt.egraph.saturate import Budget, Saturation, saturate
 from egraph_opt.egraph.snapshot import Snapshot
 from egraph_opt.egraph.soundness import Verdict, judge
 from egraph_opt.ir import definitions, maps
@@ -29,7 +29,7 @@ def program(inputs: Sequence[Source], result: Tensor) -> Program:
 def saturated(whole: Program) -> tuple[Snapshot, Saturation]:
     egraph = EGraph()
     egraph.add_program(whole)
-    saturation = saturate(egraph, PHASES, SIMPLIFICATION)
+    saturation = saturate(egraph, PHASES, SIMPLIFICATION, budget=Budget(enodes=20_000, seconds=10.0))
     return Snapshot(egraph), saturation
 
 
