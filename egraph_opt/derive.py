@@ -46,9 +46,8 @@ def _spatial(o: Mapping[str, tuple[int, ...]], name: str, default: int) -> tuple
     if not values:
         return (default,) * wanted
     if len(values) != wanted:
-        raise UsageError(
-            f"--{name.replace('_', '-')} has {len(values)} numbers for a kernel of {len(o['kernel'])} axes; give {wanted}"
-        )
+        option = name.replace("_", "-")
+        raise UsageError(f"--{option} has {len(values)} numbers, a kernel of {len(o['kernel'])} axes needs {wanted}")
     return values
 
 
@@ -325,7 +324,8 @@ def _above(term: Tensor | Buffer) -> Iterator[View]:
 
 
 def _repeats(index: IndexMap) -> bool:
-    """True when the map reads one position of an axis at several index points that differ in that axis's iterators only."""
+    """True when the map reads one position of an axis at several index points that differ in that axis's iterators
+    only."""
 
     def injective(e: Expr) -> bool:
         reach = 1
@@ -341,8 +341,8 @@ def _repeats(index: IndexMap) -> bool:
 def derive_operator(operator: str, **options: Option) -> Derivation:
     """Saturate one operator of :data:`OPERATORS` and list the programs that its class contains.
 
-    Options are whole numbers or sequences of them (``operation`` of a pool is a text); the defaults are in ``OPERATORS``.
-    Raises UsageError for an unknown operator or option, or sizes that do not fit together.
+    Options are whole numbers or sequences of them (``operation`` of a pool is a text); the defaults are in
+    ``OPERATORS``. Raises UsageError for an unknown operator or option, or sizes that do not fit together.
     """
     if operator not in OPERATORS:
         raise UsageError(f"unknown operator {operator}; known: {', '.join(OPERATORS)}")

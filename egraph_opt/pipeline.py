@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # Seconds that saturating all regions and measuring may take, and that a single region may.
 SATURATION_SECONDS, REGION_SECONDS, MEASURING_SECONDS = 120.0, 60.0, 150.0
 # Shares of a time limit after which nothing more is saturated, and nothing more is measured.
-SATURATION_SHARE, MEASURING_SHARE = 0.4, 0.7
+SATURATION_SHARE, MEASURING_SHARE = 0.3, 0.6
 # Rounds of choosing and measuring.
 MEASURING_ROUNDS = 40
 # A model is only replaced by one whose median speed-up is at least this.
@@ -117,7 +117,7 @@ class _Run:
     def optimize(self, model: str | Path | onnx.ModelProto, profile_db: Path | None, folder: Path) -> Result:
         """The run itself; ``folder`` is for files that are not needed afterwards."""
         from egraph_opt.backends.environment import package_versions
-        from egraph_opt.candidates import Builder, Prover, store
+        from egraph_opt.candidates import OUT_OF_TIME, Builder, Prover, store
         from egraph_opt.frontends.onnx_reader import load
         from egraph_opt.frontends.regions import partition
         from egraph_opt.verification import Judge
@@ -149,7 +149,7 @@ class _Run:
         builder = Builder(loaded, regions, profile, compiler, folder)
         chosen, latency = self._select(searches, Prover(builder, judge, regions, self.deadline()), original)
         if chosen is None:
-            late = time.monotonic() > self.deadline()
+            late = time.monotonic() > self.deadline() or any(entry.reason == OUT_OF_TIME for entry in self.reverted)
             why = "the time limit was reached before a faster one was found" if late else "nothing faster was found"
             return Result(loaded.model, self._finish(report, None, why), None, self.threads)
         report = self._finish(replace(report, latency=latency), chosen, "")

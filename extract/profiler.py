@@ -101,22 +101,27 @@ class Profiler:
 
         Failures are recorded as such.
         """
-        candidates = [c for signature, step in steps for c in self.candidates(signature, step)]
+        candidates: list[Candidate] = []
+        for signature, step in steps:
+            if self._late():
+                return
+            candidates += self.candidates(signature, step)
         done = 0
         for begin in range(0, len(candidates), BATCH):
-            left = self.deadline - time.monotonic()
-            if left <= 0:
-                return
             batch = candidates[begin : begin + BATCH]
-            measured = self._timed(batch, min(BATCH_SECONDS, left))
-            if time.monotonic() >= self.deadline:  # what failed may have failed for want of time
-                measured = [m for m in measured if m.samples]
+            measured = self._timed(batch)
+            if self._late():  # what failed may have failed for want of time
+                self.profile.add([m for m in measured if m.samples])
+                return
             self.profile.add(measured)
             done += len(batch)
             progress(done, len(candidates))
         for signature, _ in steps:
             if self.profile.best(signature) is None:
                 self.profile.add([Measurement(signature, "none", (), "no implementation")])
+
+    def _late(self) -> bool:
+        return time.monotonic() >= self.deadline
 
     def candidates(self, signature: str, step: Step) -> list[Candidate]:
         """Implementations worth timing: the call itself; kernels under several schedules, standard operators."""
@@ -150,13 +155,13 @@ class Profiler:
                 self.profile.add([Measurement(signature, PORTABLE, (), str(error))])
         return found
 
-    def _timed(self, batch: Sequence[Candidate], seconds: float) -> list[Measurement]:
+    def _timed(self, batch: Sequence[Candidate]) -> list[Measurement]:
         with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
             library, failed = self._library(batch, Path(folder))
             live = [c for c in batch if c.kernel is None or (library is not None and c.kernel.name not in failed)]
             dead = [c for c in batch if c not in live]
             models = [TimedModel(c.model, library if c.kernel is not None else None) for c in live]
-            results = time_each(models, threads=self.threads, timeout=seconds)
+            results = time_each(models, threads=self.threads, timeout=BATCH_SECONDS, deadline=self.deadline)
         measured = [
             Measurement(c.signature, c.implementation, tuple(samples), error)
             for c, (samples, error) in zip(live, results, strict=True)
@@ -171,6 +176,8 @@ class Profiler:
         failed: dict[str, str] = {}
         kernels = list({c.kernel.name: c.kernel for c in batch if c.kernel is not None}.values())
         for kernel in kernels:
+            if self._late():
+                return None, dict.fromkeys((kernel.name for kernel in kernels), "the time limit was reached")
             try:
                 objects[kernel.name] = tvm_build.compile_object(kernel)
             except BackendMissing:

@@ -84,8 +84,9 @@ def search(
     """Fill in the outcomes of every search, or why it has none.
 
     ``measure`` times steps given as (signature, step) and puts them into the profile; without it the choice rests on
-    what the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed, the
-    best plan of measured steps counts. ``possible`` tells whether an alternative can be run at all.
+    what the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed,
+    the best plan of measured steps counts, or the best expected one where no plan is measured as a whole. ``possible``
+    tells whether an alternative can be run at all.
     """
     for conv in (1.0, CHAINED_CONV):
         for _ in range(rounds if measure is not None else 0):
@@ -107,8 +108,11 @@ def _conclude(item: Search, profile: Profile, possible: Callable[[Alternative], 
     item.failure = ""
     try:
         item.outcome = _outcome(item, Costs(profile, possible, certain), item.prefix, None)
+        if item.outcome is None and certain:  # for want of time: the whole model will be timed all the same
+            certain = False
+            item.outcome = _outcome(item, Costs(profile, possible), item.prefix, None)
         if item.outcome is None:
-            item.failure = "its steps were not measured in time" if certain else "no plan of runnable steps was found"
+            item.failure = "no plan of runnable steps was found"
         else:
             costs = Costs(profile, possible, certain, CHAINED_CONV)
             item.chained = _outcome(item, costs, f"{item.prefix}c", item.outcome.choice)

@@ -1,6 +1,7 @@
 """Derivation rules: the same numbers by another iteration space (EINNET, OSDI'23, section 4).
 
-The groups are phases: each runs to its own fixpoint, or a given number of rounds, before the next begins (see schedule.py).
+The groups are phases: each runs to its own fixpoint, or a given number of rounds, before the next begins (see
+schedule.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def contraction_forms(x: TensorVar, m: MapVar, j: IntVar, k: IntVar) -> Iterator
 
 @rule_group("phases")
 def phases(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) -> Iterator[Rule]:
-    """Strides, dilations and groups become iterators of their own: mixed-radix splits of iterators and of the axis they walk."""
+    """Strides, dilations and groups become iterators of their own: mixed-radix splits of iterators and of the axis
+    they walk."""
     product = (x.view(m) * w.view(n)).sum(k)
     a = each(radix.split_axes, m, n, k)
     split = (x.view(a.map(0)).view(a.map(1)) * w.view(a.map(2)).view(a.map(3))).sum(a.integer(4))

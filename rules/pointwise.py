@@ -1,16 +1,30 @@
-"""Views leave pointwise functions: a layout change made by one operator meets the one the next operator wants and cancels."""
+"""Views leave pointwise functions: a layout change made by one operator meets the one the next operator wants and
+cancels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from egraph_opt.egraph.language import Each, IntVar, MapVar, Node, Rule, TensorVar, TextVar, apply, each, equal, rule_group
+from egraph_opt.egraph.language import (
+    Each,
+    IntVar,
+    MapVar,
+    Node,
+    Rule,
+    TensorVar,
+    TextVar,
+    apply,
+    each,
+    equal,
+    rule_group,
+)
 from egraph_opt.ir import view_algebra as by
 
 
 @rule_group("pointwise")
 def pointwise(x: TensorVar, y: TensorVar, f: TextVar, m: MapVar, k: IntVar) -> Iterator[Rule]:
-    """Only bijective views move, and only through functions of the program itself: as many layouts as its producers have."""
+    """Only bijective views move, and only through functions of the program itself: as many layouts as its producers
+    have."""
 
     def leaves(name: str, left: Node, right: Node, *, given: Sequence[Each] = ()) -> Rule:
         return equal(f"view-leaves-{name}", left, right, given=given, original=True)

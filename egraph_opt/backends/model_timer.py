@@ -10,8 +10,10 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +89,12 @@ def time_each(
     warm_seconds: float = 0.02,
     threads: int | None = None,
     timeout: float = 120.0,
+    deadline: float = inf,
 ) -> list[tuple[list[float], str]]:
     """Milliseconds per round of each model alone, one after the other, without the time of an empty run.
 
     Gives (samples, "") or ([], reason) for each. A model that crashes or hangs the worker is found and the others are
-    timed again without it.
+    timed again without it, unless it is past ``deadline`` (monotonic seconds).
     """
     with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
         files = [
@@ -99,22 +102,28 @@ def time_each(
             for index, timed in enumerate(models)
         ]
         settings = {"rounds": rounds, "turn": turn_seconds, "warm": warm_seconds, "threads": threads}
-        return _time_files(files, settings, timeout)
+        return _time_files(files, settings, timeout, deadline)
 
 
 def _time_files(
-    files: list[list[str | None]], settings: dict[str, Any], timeout: float
+    files: list[list[str | None]], settings: dict[str, Any], timeout: float, deadline: float
 ) -> list[tuple[list[float], str]]:
     if not files:
         return []
+    left = deadline - time.monotonic()
+    if left <= 0:
+        return [([], "the time limit was reached")] * len(files)
     try:
-        answer = _ask_worker({"models": files, "alone": settings}, timeout)
+        answer = _ask_worker({"models": files, "alone": settings}, min(timeout, left))
         return [(list(samples), str(error)) for samples, error in answer["timed"]]
     except (InputRejected, LimitReached) as error:
         if len(files) == 1:
             return [([], str(error))]
     middle = len(files) // 2
-    return [*_time_files(files[:middle], settings, timeout), *_time_files(files[middle:], settings, timeout)]
+    return [
+        *_time_files(files[:middle], settings, timeout, deadline),
+        *_time_files(files[middle:], settings, timeout, deadline),
+    ]
 
 
 def work() -> None:

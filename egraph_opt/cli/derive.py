@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.operator not in OPERATORS:
         raise UsageError(f"unknown operator {options.operator}; known: {', '.join(OPERATORS)}")
-    given = {name: getattr(options, name) for name in (*LISTS, "groups", "operation") if getattr(options, name) is not None}
+    names = (*LISTS, "groups", "operation")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     print(derive_operator(options.operator, **given))
     return 0

@@ -1,7 +1,7 @@
 """The e-graph itself: egglog sorts for terms, rules compiled to egglog, and reading classes back.
 
-``Node`` mirrors every constructor and is never unioned: ``(NView x m)`` names the e-node ``(View x m)``, so the relation
-``derived`` can record which rule made which e-node equal to which.
+``Node`` mirrors every constructor and is never unioned: ``(NView x m)`` names the e-node ``(View x m)``, so the
+relation ``derived`` can record which rule made which e-node equal to which.
 
 Python functions of rules are answered in batches: a *find* rule collects the distinct arguments of all matches in a
 relation, Python answers those it was never asked before as rows of a second relation, and the rule itself joins its
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
+from typing import Any
 
 from egglog import bindings
 
@@ -163,10 +164,7 @@ class EGraph:
         self._run_cached(f"(run-schedule (run {group}-find))")
         rows: list[bindings._Command] = []
         for question in self._questions[group]:
-            (asked,) = self._run_cached(f"(print-function {question.table})")
-            terms = asked.termdag  # type: ignore[union-attr]
-            for term, _ in asked.terms:  # type: ignore[union-attr]
-                arguments = tuple(terms.get(child).value.value for child in terms.get(term).args)
+            for arguments in self._rows(question.table):
                 if arguments in question.answered:
                     continue
                 question.answered.add(arguments)
@@ -177,10 +175,17 @@ class EGraph:
         self.egglog.run_program(*rows)
         self._run_cached(f"(run-schedule (run {group}-forget))")
 
+    def _rows(self, table: str) -> Iterator[tuple[str | int, ...]]:
+        """The rows of a relation of texts and integers."""
+        printed: Any = self._run_cached(f"(print-function {table})")[0]
+        terms = printed.termdag
+        for term, _ in printed.terms:
+            yield tuple(terms.get(child).value.value for child in terms.get(term).args)
+
     def size(self) -> int:
         """Number of e-nodes (rows of the tensor and buffer constructors)."""
-        (sizes,) = self._run_cached("(print-size)")
-        return sum(size for name, size in sizes.sizes if name in CONSTRUCTORS and name != "Named")  # type: ignore[union-attr]
+        printed: Any = self._run_cached("(print-size)")[0]
+        return sum(int(size) for name, size in printed.sizes if name in CONSTRUCTORS and name != "Named")
 
 
 _SPAN = bindings.PanicSpan()

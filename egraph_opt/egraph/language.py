@@ -6,8 +6,8 @@ A rule group is a generator function whose parameters are its pattern variables:
     def sums(x: TensorVar, n: IntVar, k: IntVar) -> Iterator[Rule]:
         yield equal("sum-merges", x.sum(k).sum(n), x.sum(n + k))
 
-``each(function, …)`` calls a Python function on bound maps, texts and integers at match time; every tuple it returns is one
-firing, and ``.map(i)``, ``.text(i)``, ``.integer(i)``, ``.extents(i)`` name its fields on the right-hand side.
+``each(function, …)`` calls a Python function on bound maps, texts and integers at match time; every tuple it returns
+is one firing, and ``.map(i)``, ``.text(i)``, ``.integer(i)``, ``.extents(i)`` name its fields on the right-hand side.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Exactness = Literal["bitwise", "reassociates", "real_only"]
 
 @dataclass(frozen=True)
 class Pattern:
-    """A term of the e-graph with variables: a constructor applied to patterns, a variable, a literal or a computed field."""
+    """A term of the e-graph with variables: a constructor applied to patterns, a variable, a literal or a computed
+    field."""
 
     sort: Sort
 
@@ -92,8 +93,8 @@ class Field(Pattern):
 class Each:
     """A Python function of bound variables, called at match time; one firing for every tuple it returns.
 
-    Arguments arrive decoded (IndexMap, int, str, extents tuple); returned IndexMaps, tuples of ints, ints and strings are
-    encoded. An exception ends the run and names the rule.
+    Arguments arrive decoded (IndexMap, int, str, extents tuple); returned IndexMaps, tuples of ints, ints and
+    strings are encoded. An exception ends the run and names the rule.
     """
 
     function: Callable[..., Sequence[tuple[Any, ...]]]
@@ -162,7 +163,8 @@ def parse_extents(text: str) -> Extents:
 class Rule:
     """``left`` equals ``right`` wherever ``left`` matches, the fields exist and ``given`` holds.
 
-    ``original`` rules match terms of the program itself only, not those that rules made. With ``beside`` and ``united``: wherever ``left`` equals ``beside``, the two variables are equal.
+    ``original`` rules match terms of the program itself only, not those that rules made. With ``beside`` and
+    ``united``: wherever ``left`` equals ``beside``, the two variables are equal.
     """
 
     name: str
@@ -179,7 +181,8 @@ class Rule:
     def __post_init__(self) -> None:
         matched = [self.left, *([] if self.beside is None else [self.beside])]
         bound = {variable.name for side in matched for variable in variables(side)}
-        used = [v for side in (self.right, *self.calls) for v in variables(side)]
+        sides: list[Pattern | Each] = [self.right, *self.calls]
+        used = [v for side in sides for v in variables(side)]
         for variable in used:
             if variable.name not in bound:
                 raise EgraphOptError(

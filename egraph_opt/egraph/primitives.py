@@ -39,7 +39,8 @@ def map_of(text: str) -> IndexMap:
 
 
 def answers(rule: Rule, arguments: tuple[Literal, ...]) -> list[tuple[Literal, ...]]:
-    """The values of ``rule.answered`` for every firing with these values of ``rule.asked``; none when a condition fails.
+    """The values of ``rule.answered`` for every firing with these values of ``rule.asked``; none when a condition
+    fails.
 
     Raises RuleError when a function of the rule raises.
     """

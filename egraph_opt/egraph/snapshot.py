@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from egraph_opt.egraph import primitives
+from egraph_opt.egraph import canonical, primitives
 from egraph_opt.egraph.engine import CONSTRUCTORS, EGraph
 from egraph_opt.egraph.language import parse_extents
 from egraph_opt.errors import EgraphOptError
@@ -44,7 +44,8 @@ class Derivation:
 class Snapshot:
     """Classes of a saturated e-graph.
 
-    ``classes[id]`` holds the e-nodes of a class, ``sorts[id]`` its sort, ``names`` the classes of the program's tensors.
+    ``classes[id]`` holds the e-nodes of a class, ``sorts[id]`` its sort, ``names`` the classes of the program's
+    tensors.
     """
 
     def __init__(self, egraph: EGraph) -> None:
@@ -86,6 +87,32 @@ class Snapshot:
             Derivation(show(row.inputs[0]), nodes[row.inputs[1]], nodes[row.inputs[2]])
             for row in frozen["derived"].rows
         ]
+        self._renumber()
+
+    def _renumber(self) -> None:
+        """Bring ids, classes and e-nodes into an order that depends on the terms alone."""
+        names = canonical.term_names(self.classes)
+        new = canonical.numbering(list(self.sorts), names)
+
+        def renumbered(node: ENode) -> ENode:
+            inputs = CONSTRUCTORS[node.constructor][0]
+            return ENode(
+                node.constructor,
+                tuple(
+                    new[int(a)] if sort in ("Tensor", "Buffer", "Args") else a
+                    for a, sort in zip(node.arguments, inputs, strict=True)
+                ),
+            )
+
+        self.classes = {
+            new[owner]: [
+                renumbered(node) for node in sorted(self.classes[owner], key=lambda n: canonical.node_name(n, names))
+            ]
+            for owner in sorted(self.classes, key=new.__getitem__)
+        }
+        self.sorts = {new[owner]: self.sorts[owner] for owner in sorted(self.sorts, key=new.__getitem__)}
+        self.names = {name: new[owner] for name, owner in sorted(self.names.items())}
+        self.derivations = [Derivation(d.rule, renumbered(d.origin), renumbered(d.result)) for d in self.derivations]
 
     @property
     def size(self) -> int:

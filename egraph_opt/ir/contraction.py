@@ -1,7 +1,9 @@
-"""Re-indexings of a contraction ``sum(view(x, left) * view(w, right), count)``: the index arithmetic behind the derivation rules.
+"""Re-indexings of a contraction ``sum(view(x, left) * view(w, right), count)``: the index arithmetic behind the
+derivation rules.
 
-Each function takes the two maps and the number of reduced axes and returns every way it applies as a tuple of new maps and
-counts. Reduced iterators come last. All are exact: padding needs no care because every tensor is zero outside its extents.
+Each function takes the two maps and the number of reduced axes and returns every way it applies as a tuple of new
+maps and counts. Reduced iterators come last. All are exact: padding needs no care because every tensor is zero
+outside its extents.
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ class Contraction:
         return True
 
     def digits(self, e: Expr, d: int) -> tuple[int, ...]:
-        """Iterators that index ``e`` already holds as the remainders of a split by ``d``; the rest is a window over the quotient.
+        """Iterators that index ``e`` already holds as the remainders of a split by ``d``; the rest is a window over
+        the quotient.
 
         Empty when there are none, when one is too large for that or when the rest takes no value twice.
         """
@@ -101,7 +104,8 @@ class Contraction:
 
     @cached_property
     def is_split(self) -> bool:
-        """False when a split needs no more products: of an operand's axis along digits the iterators have, of an iterator alone.
+        """False when a split needs no more products: of an operand's axis along digits the iterators have, of an
+        iterator alone.
 
         The class of such a contraction holds the split one too, so most rules need only look at that.
         """
@@ -140,7 +144,8 @@ def contraction(left: IndexMap, right: IndexMap, count: int) -> Contraction:
 
 
 def linear(function: Callable[[Contraction], list[T]]) -> Callable[[IndexMap, IndexMap, int], list[T]]:
-    """A function of the two maps and the count of a contraction; a map that fills with anything but zero has no answer."""
+    """A function of the two maps and the count of a contraction; a map that fills with anything but zero has no
+    answer."""
 
     @wraps(function)
     def guarded(left: IndexMap, right: IndexMap, count: int) -> list[T]:
@@ -183,8 +188,8 @@ def reindex(
 def split_sums(c: Contraction) -> list[tuple[IndexMap, IndexMap, int, int]]:
     """Summation splitting (EINNET section 4.1): window iterators are summed last, the others first.
 
-    Gives (left', right', inner count, outer count) with iterators in the order outputs, outer, inner. Summed last are all
-    windows, all but the finest parts of split windows, or the windows of some of the axes.
+    Gives (left', right', inner count, outer count) with iterators in the order outputs, outer, inner. Summed last
+    are all windows, all but the finest parts of split windows, or the windows of some of the axes.
     """
     chains = _window_chains(c)
     chosen = [
@@ -215,14 +220,16 @@ def split_sums(c: Contraction) -> list[tuple[IndexMap, IndexMap, int, int]]:
 
 
 def _window_chains(c: Contraction) -> list[list[int]]:
-    """Window iterators grouped by the index they share, coarsest first: a finer one is only summed last with the coarser ones.
+    """Window iterators grouped by the index they share, coarsest first: a finer one is only summed last with the
+    coarser ones.
 
-    An iterator inside a quotient counts as coarse, because only outside the inner sum can the quotient become an iterator.
+    An iterator inside a quotient counts as coarse, because only outside the inner sum can the quotient become an
+    iterator.
     """
     chains: list[list[int]] = []
     placed: set[int] = set()
     for e in c.expressions:
-        weights = {}
+        weights: dict[int, tuple[bool, int]] = {}
         for atom, coefficient in e.terms:
             for i in {atom} if isinstance(atom, int) else atom.dividend.iterators:
                 if i in c.windows and i not in placed:
@@ -257,9 +264,9 @@ def substitute_outputs(c: Contraction) -> list[tuple[IndexMap, IndexMap, IndexMa
 def _substitutions(c: Contraction) -> list[tuple[IndexMap, IndexMap, IndexMap]]:
     """Variable substitution: the distinct index expressions of the operands become the new output iterators.
 
-    Gives (left', right', view of the new result). An index ``g * part + rest`` becomes ``g * v + rest`` with the new iterator
-    v = part. Output iterators inside an atom shared with a reduced iterator stay. Guards over output iterators only move
-    to the view.
+    Gives (left', right', view of the new result). An index ``g * part + rest`` becomes ``g * v + rest`` with the new
+    iterator v = part. Output iterators inside an atom shared with a reduced iterator stay. Guards over output
+    iterators only move to the view.
     """
     kept: set[int] = set()
     parts: dict[Expr, list[tuple[Expr, int, int]]] = {}

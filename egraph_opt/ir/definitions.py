@@ -90,7 +90,8 @@ def matrix_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def band_matrix_product(q: Tensor, k: Tensor, *, width: int, dilation: int) -> Tensor:
-    """Dilated band of q k^T: q, k [batch, sequence, depth] -> [batch, sequence, width], centred, zero beyond the ends."""
+    """Dilated band of q k^T: q, k [batch, sequence, depth] -> [batch, sequence, width], centred, zero beyond the
+    ends."""
     batch, length, depth = q.extents
     extents = (batch, length, width, depth)
     b, i, w, d = (ex.iterator(axis) for axis in range(4))

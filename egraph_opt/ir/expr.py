@@ -1,9 +1,10 @@
 """Quasi-affine index expressions with one canonical form.
 
-An expression is an integer combination of *atoms* plus a constant. An atom is an iterator (numbered ``0..rank-1`` of the
-result a view produces) or a floor division ``e//d`` of an expression by a positive constant. There is no modulo atom:
-``e % d`` is written ``e - d*(e//d)``, so ``d*(e//d) + e%d`` is ``e`` without any rule. Every simplification holds for all
-index points of the given extents; nothing is assumed outside them.
+An expression is an integer combination of *atoms* plus a constant. An atom is an iterator (numbered ``0..rank-1`` of
+the result a view produces) or a floor division ``e//d`` of an expression by a positive constant. There is no modulo
+atom:
+``e % d`` is written ``e - d*(e//d)``, so ``d*(e//d) + e%d`` is ``e`` without any rule. Every simplification holds
+for all index points of the given extents; nothing is assumed outside them.
 """
 
 from __future__ import annotations
@@ -173,7 +174,8 @@ def evaluate(expr: Expr, points: Callable[[int], np.ndarray] | Sequence[np.ndarr
 
 @lru_cache(maxsize=200_000)
 def bounds(expr: Expr, extents: Extents) -> tuple[int, int]:
-    """Inclusive lower and upper bound over all index points of ``extents`` (exact when affine or the domain is small)."""
+    """Inclusive lower and upper bound over all index points of ``extents`` (exact when affine or the domain is
+    small)."""
     if not expr.quotients:
         low = high = expr.constant
         for atom, c in expr.terms:

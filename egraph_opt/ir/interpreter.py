@@ -213,7 +213,8 @@ def view(values: Array, index: maps.IndexMap, arithmetic: Arithmetic) -> Array:
 def contraction(
     left: Array, left_map: maps.IndexMap, right: Array, right_map: maps.IndexMap, count: int, arithmetic: Arithmetic
 ) -> Array:
-    """``sum`` over the last ``count`` iterators of the product of two views, without materializing the whole product."""
+    """``sum`` over the last ``count`` iterators of the product of two views, without materializing the whole
+    product."""
     extents = left_map.result
     rank, out = len(extents), len(extents) - count
     operands = []

@@ -1,7 +1,7 @@
 """Reference semantics of the library operators that plans may call, as ONNX defines them.
 
-Written directly from the operator definitions, not from the terms the rules use, so that evaluating a matched call and the
-term it replaces compares two independent statements.
+Written directly from the operator definitions, not from the terms the rules use, so that evaluating a matched call
+and the term it replaces compares two independent statements.
 """
 
 from __future__ import annotations

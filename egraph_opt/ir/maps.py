@@ -1,9 +1,9 @@
 """Index maps: how a view reads the tensor it views.
 
-``view(t, m)[i] = t[m(i)]`` when every guard of ``m`` is 0 at ``i`` and ``m(i)`` lies inside ``t``; the fill value (0 unless
-said otherwise) elsewhere. Transpose, slice, pad, broadcast, stride, dilation, zero insertion, im2col, reshape and diagonal
-are all index maps. Equal maps have equal canonical forms wherever the simplifier can prove it, and the canonical text is
-their identity inside the e-graph.
+``view(t, m)[i] = t[m(i)]`` when every guard of ``m`` is 0 at ``i`` and ``m(i)`` lies inside ``t``; the fill value (0
+unless said otherwise) elsewhere. Transpose, slice, pad, broadcast, stride, dilation, zero insertion, im2col, reshape
+and diagonal are all index maps. Equal maps have equal canonical forms wherever the simplifier can prove it, and the
+canonical text is their identity inside the e-graph.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _ENUMERATION_LIMIT = 1 << 14
 class IndexMap:
     """A canonical index map; build it with :func:`index_map`, never directly.
 
-    ``source`` are the extents of the viewed tensor, ``result`` those of the view; ``indices`` has one expression over the
-    result's iterators per source axis; the map reads ``fill`` where a guard is not 0 or an index is outside the source.
+    ``source`` are the extents of the viewed tensor, ``result`` those of the view; ``indices`` has one expression
+    over the result's iterators per source axis; the map reads ``fill`` where a guard is not 0 or an index is outside
+    the source.
     """
 
     source: Extents
@@ -110,7 +111,8 @@ class IndexMap:
 
     @cached_property
     def digits(self) -> tuple[Digit, ...] | None:
-        """The result's iterators as digits of which the offset is a linear combination; None when there are no such digits."""
+        """The result's iterators as digits of which the offset is a linear combination; None when there are no such
+        digits."""
         divisors: dict[int, set[int]] = {}
         for quotient in _quotients(self.offset):
             i = quotient.dividend.as_iterator()
@@ -276,7 +278,8 @@ def _split_guards(guards: Iterable[Expr], result: Extents) -> tuple[list[Expr], 
 def _tighten(
     conditions: dict[Expr, tuple[int, int]], indices: tuple[Expr, ...], source: Extents, result: Extents
 ) -> list[Expr] | None:
-    """Range conditions as canonical guards, without what the domain or the source's own extents imply; None if unsatisfiable."""
+    """Range conditions as canonical guards, without what the domain or the source's own extents imply; None if
+    unsatisfiable."""
     guards: list[Expr] = []
     for base, (low, high) in conditions.items():
         domain_low, domain_high = ex.bounds(base, result)

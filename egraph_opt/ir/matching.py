@@ -1,8 +1,9 @@
 """Which library operators compute a contraction: matching by iterator groups, never by axis position.
 
 An iterator of a contraction is batch (both operands and the result), row (left and result), column (right and result),
-reduced, or one of a window pair: an output iterator and a reduced one in one index expression. A group may hold any number
-of iterators. Every match is a :class:`Match`: how the operands are laid out, which call is made, and how the result is read.
+reduced, or one of a window pair: an output iterator and a reduced one in one index expression. A group may hold any
+number of iterators. Every match is a :class:`Match`: how the operands are laid out, which call is made, and how the
+result is read.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ def in_source_order(operand: IndexMap, iterators: Sequence[int]) -> tuple[int, .
 @linear
 @once_split
 def matrix_products(c: Contraction) -> list[Match]:
-    """MatMul with any groups; both operand orders, and leading columns as broadcast batch where the layout suggests it."""
+    """MatMul with any groups; both operand orders, and leading columns as broadcast batch where the layout suggests
+    it."""
     g = groups(c)
     if not g.reduced or is_dominated(c):
         return []
@@ -113,7 +115,8 @@ def matrix_products(c: Contraction) -> list[Match]:
         rows, columns = in_source_order(first, rows), in_source_order(second, columns)
         reduced = in_source_order(second, g.reduced)
         found.append(_matrix_product(c, first, second, g.batch, (), rows, columns, reduced, swapped))
-        # Columns that the second operand stores before the reduced axes make a batch the first operand is broadcast over.
+        # Columns that the second operand stores before the reduced axes make a batch the first operand is broadcast
+        # over.
         order = in_source_order(second, (*columns, *reduced))
         lead = order[: next((n for n, i in enumerate(order) if i in reduced), 0)]
         if lead and len(lead) < len(columns) and not g.batch:

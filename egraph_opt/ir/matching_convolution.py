@@ -18,8 +18,8 @@ from egraph_opt.ir.matching import Match, groups, in_source_order, size, used
 class Window:
     """One spatial axis of a convolution: index ``stride*output + dilation*tap + offset`` of a source axis of the image.
 
-    ``tap`` or ``output`` is None for an axis walked by one iterator only (kernel extent 1). For a transposed convolution
-    the index is ``(output + offset - dilation*tap) / stride``.
+    ``tap`` or ``output`` is None for an axis walked by one iterator only (kernel extent 1). For a transposed
+    convolution the index is ``(output + offset - dilation*tap) / stride``.
     """
 
     axis: int
@@ -221,7 +221,7 @@ def _transposed_axis(w: Window, c: Contraction, extent: int) -> Axis | None:
 
 
 def _convolution(split: Split, transposed: bool, swapped: bool) -> Match | None:
-    c, image, kernel = split.c, split.image, split.kernel
+    c, image = split.c, split.image
     axes: list[Axis] = []
     for w in split.windows:
         axis = (_transposed_axis if transposed else forward_axis)(w, c, image.source[w.axis])

@@ -1,7 +1,8 @@
-"""Mixed-radix splits of a contraction's iterators and of the operand axes they walk; see :mod:`egraph_opt.ir.contraction`.
+"""Mixed-radix splits of a contraction's iterators and of the operand axes they walk; see
+:mod:`egraph_opt.ir.contraction`.
 
-A split is made on all axes that ask for it at once: forms in which one axis is treated in one way and the next in another
-multiply with every axis, and none of the programs worth having needs them.
+A split is made on all axes that ask for it at once: forms in which one axis is treated in one way and the next in
+another multiply with every axis, and none of the programs worth having needs them.
 """
 
 from __future__ import annotations
@@ -63,10 +64,11 @@ AxisSplit = tuple[IndexMap, IndexMap, IndexMap, IndexMap, int, IndexMap]
 def split_axes(c: Contraction) -> list[AxisSplit]:
     """Mixed-radix split of iterators together with the operand axes they walk (dilation and stride become phases).
 
-    For an index ``sum(c_i * v_i) + c0`` and a factor d > 1 among its coefficients, the iterators whose coefficient d does
-    not divide are split, and the axis becomes ``x'[y1, y2…] = x[d*y1 + sum(c_j*y2_j) + c0]``. d is a coefficient of an
-    output iterator (a stride) on every axis, or of a reduced one (a dilation). Gives (view of the left operand, left', view
-    of the right operand, right', count', view of the new result); an operand that is not split has an identity view.
+    For an index ``sum(c_i * v_i) + c0`` and a factor d > 1 among its coefficients, the iterators whose coefficient d
+    does not divide are split, and the axis becomes ``x'[y1, y2…] = x[d*y1 + sum(c_j*y2_j) + c0]``. d is a
+    coefficient of an output iterator (a stride) on every axis, or of a reduced one (a dilation). Gives (view of the
+    left operand, left', view of the right operand, right', count', view of the new result); an operand that is not
+    split has an identity view.
     """
     choices: list[dict[Axis, int]] = [c.splittable] if c.splittable else [{}, {}]
     if not c.splittable:
@@ -90,7 +92,8 @@ def split_axes(c: Contraction) -> list[AxisSplit]:
 
 
 def _factors(c: Contraction, choice: dict[Axis, int]) -> dict[int, int]:
-    """Factor of each iterator to split; axes whose factors contradict those of an earlier axis are dropped from ``choice``."""
+    """Factor of each iterator to split; axes whose factors contradict those of an earlier axis are dropped from
+    ``choice``."""
     factors: dict[int, int] = {}
     for (side, axis), d in list(choice.items()):
         own = {v: d // gcd(d, k) for v, k in c.operands[side].indices[axis].terms if k % d and isinstance(v, int)}
@@ -155,10 +158,11 @@ IteratorSplit = tuple[IndexMap, IndexMap, int, IndexMap]
 
 @linear
 def split_quotients(c: Contraction) -> list[IteratorSplit]:
-    """Mixed-radix split of iterators by the divisor of a quotient they occur in (strides of a transposed convolution, groups).
+    """Mixed-radix split of iterators by the divisor of a quotient they occur in (strides of a transposed
+    convolution, groups).
 
-    Iterators alone in a quotient come first, then the reduced iterators in the others. Gives (left', right', count', view of
-    the new result).
+    Iterators alone in a quotient come first, then the reduced iterators in the others. Gives (left', right', count',
+    view of the new result).
     """
     outputs, reduced = c.quotient_factors
     if outputs or reduced:

@@ -1,4 +1,5 @@
-"""Conditions and index arithmetic of the rules about views, buffers and epilogues. Each returns the tuples a rule fires with."""
+"""Conditions and index arithmetic of the rules about views, buffers and epilogues. Each returns the tuples a rule
+fires with."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def transposition(index: IndexMap) -> list[tuple[str, Extents]]:
 
 
 def one_operand_sum(index: IndexMap, count: int) -> list[tuple[IndexMap]]:
-    """A sum of a view is a contraction with ones, when each reduced iterator walks one axis only (reductions, pooling)."""
+    """A sum of a view is a contraction with ones, when each reduced iterator walks one axis only (reductions,
+    pooling)."""
     rank = len(index.result)
     if index.fill or not count:
         return []

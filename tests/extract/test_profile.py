@@ -146,8 +146,8 @@ from pathlib import Path
 from egraph_opt.extract.profile import Profile, Measurement
 profile = Profile(Path(sys.argv[1]), "device")
 for i in range(20):
-    own, common = Measurement(f"step {sys.argv[2]} {i}", "library", (1.0 + i,)), Measurement("common", sys.argv[2], (1.0,))
-    profile.add([own, common])
+    own = Measurement(f"step {sys.argv[2]} {i}", "library", (1.0 + i,))
+    profile.add([own, Measurement("common", sys.argv[2], (1.0,))])
 assert not profile.warning, profile.warning
 """
     workers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(n)]) for n in range(4)]

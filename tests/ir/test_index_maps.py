@@ -48,7 +48,9 @@ def values_of(e: Expr, extents: Extents) -> np.ndarray:
     return np.broadcast_to(ex.evaluate(e, maps.grid(extents)), extents)
 
 
-def brute_force(values: np.ndarray, source: Extents, result: Extents, indices: list[Expr], guards: list[Expr]) -> np.ndarray:
+def brute_force(
+    values: np.ndarray, source: Extents, result: Extents, indices: list[Expr], guards: list[Expr]
+) -> np.ndarray:
     inside = np.ones(result, bool)
     positions = []
     for e, extent in zip(indices, source, strict=True):
@@ -83,7 +85,9 @@ def test_bounds_hold_at_every_point(data: st.DataObject, extents: Extents) -> No
 @given(st.data(), extents_of, st.integers(1, 7))
 def test_division_and_remainder(data: st.DataObject, extents: Extents, divisor: int) -> None:
     e = data.draw(expressions(extents))
-    np.testing.assert_array_equal(values_of(ex.floordiv(e, divisor, extents), extents), values_of(e, extents) // divisor)
+    np.testing.assert_array_equal(
+        values_of(ex.floordiv(e, divisor, extents), extents), values_of(e, extents) // divisor
+    )
     np.testing.assert_array_equal(values_of(ex.modulo(e, divisor, extents), extents), values_of(e, extents) % divisor)
 
 
@@ -153,14 +157,12 @@ def test_canonical_maps_read_what_was_asked(data: st.DataObject, result: Extents
 @given(st.data(), extents_of, extents_of)
 def test_composition(data: st.DataObject, middle: Extents, result: Extents) -> None:
     inner = maps.index_map(*data.draw(raw_maps(middle)))
-    source, _, indices, guards = data.draw(raw_maps(result))
+    _, _, indices, guards = data.draw(raw_maps(result))
     outer = maps.index_map(middle, result, [(indices * 3)[axis] for axis in range(len(middle))], guards)
     values = numbered(inner.source)
     composed = maps.compose(outer, inner)
     assert composed is not None
-    np.testing.assert_array_equal(
-        maps.gathered(values, composed), maps.gathered(maps.gathered(values, inner), outer)
-    )
+    np.testing.assert_array_equal(maps.gathered(values, composed), maps.gathered(maps.gathered(values, inner), outer))
 
 
 @st.composite
@@ -177,7 +179,9 @@ def bijections(draw: st.DrawFn) -> IndexMap:
             d = draw(st.sampled_from([d for d in range(1, n + 1) if n % d == 0]))
             split = (*extents[:axis], n // d, d, *extents[axis + 1 :])
             merged = (*split[:1], int(np.prod(split[1:3])), *split[3:])
-            step = maps.reshape(extents, draw(st.sampled_from([split, merged if np.prod(merged) == np.prod(split) else split])))
+            step = maps.reshape(
+                extents, draw(st.sampled_from([split, merged if np.prod(merged) == np.prod(split) else split]))
+            )
         composed = maps.compose(step, found)
         assert composed is not None
         found = composed

@@ -62,11 +62,17 @@ def convolutions(draw: st.DrawFn, *, transposed: bool = False, most_axes: int = 
     if transposed:
         size = [draw(st.integers(1, 5 if rank < 3 else 3)) for _ in range(rank)]
         extra = [draw(st.integers(0, max(s, d) - 1)) for s, d in zip(strides, dilations, strict=True)]
-        full = [s * (n - 1) + e + d * (k - 1) + 1 for s, n, e, d, k in zip(strides, size, extra, dilations, kernel, strict=True)]
+        full = [
+            s * (n - 1) + e + d * (k - 1) + 1
+            for s, n, e, d, k in zip(strides, size, extra, dilations, kernel, strict=True)
+        ]
         for axis, total in enumerate(full):
             pads[axis] = min(pads[axis], total - 1)
             pads[axis + rank] = min(pads[axis + rank], total - 1 - pads[axis])
-        x, w = Source("x", (batch, per_group * groups, *size)), Source("w", (per_group * groups, filters, *kernel), True)
+        x, w = (
+            Source("x", (batch, per_group * groups, *size)),
+            Source("w", (per_group * groups, filters, *kernel), True),
+        )
         term = definitions.transposed_convolution(
             Read(x), Read(w), strides=strides, dilations=dilations, pads=pads, output_padding=extra, groups=groups
         )
@@ -76,7 +82,10 @@ def convolutions(draw: st.DrawFn, *, transposed: bool = False, most_axes: int = 
         least = max(1, d * (k - 1) + 1 - pads[axis] - pads[axis + rank])
         size.append(least + draw(st.integers(0, 5 if rank < 3 else 2)))
     x, w = Source("x", (batch, per_group * groups, *size)), Source("w", (filters * groups, per_group, *kernel), True)
-    return program((x, w), definitions.convolution(Read(x), Read(w), strides=strides, dilations=dilations, pads=pads, groups=groups))
+    return program(
+        (x, w),
+        definitions.convolution(Read(x), Read(w), strides=strides, dilations=dilations, pads=pads, groups=groups),
+    )
 
 
 @st.composite
@@ -156,12 +165,16 @@ def chains(draw: st.DrawFn) -> Program:
         filters = draw(st.sampled_from([width, 2]))
         kernel = draw(st.sampled_from([(1, 1), (3, 3), (3, 1), (2, 2)]))
         dilation = draw(st.sampled_from([1, 2]))
-        pads = [dilation * (k - 1) // 2 for k in kernel] + [dilation * (k - 1) - dilation * (k - 1) // 2 for k in kernel]
+        pads = [dilation * (k - 1) // 2 for k in kernel] + [
+            dilation * (k - 1) - dilation * (k - 1) // 2 for k in kernel
+        ]
         w = Source(f"w{step}", (filters, term.extents[1], *kernel), True)
         sources.append(w)
         before = term
         term = definitions.convolution(term, Read(w), strides=(1, 1), dilations=(dilation, dilation), pads=pads)
-        for kind in draw(st.lists(st.sampled_from(["bias", "relu", "prelu", "residual", "softmax", "scale", "sigmoid"]), max_size=3)):
+        for kind in draw(
+            st.lists(st.sampled_from(["bias", "relu", "prelu", "residual", "softmax", "scale", "sigmoid"]), max_size=3)
+        ):
             term = _followed(draw, kind, f"{step}{len(sources)}", sources, term, before)
     return program(sources, term)
 
@@ -191,5 +204,11 @@ def _followed(draw: st.DrawFn, kind: str, name: str, sources: list[Source], term
 def anything() -> st.SearchStrategy[Program]:
     """Every kind of operator and chain."""
     return st.one_of(
-        convolutions(), convolutions(transposed=True), matrix_products(), band_products(), pools(), reductions(), chains()
+        convolutions(),
+        convolutions(transposed=True),
+        matrix_products(),
+        band_products(),
+        pools(),
+        reductions(),
+        chains(),
     )

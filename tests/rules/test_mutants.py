@@ -160,8 +160,12 @@ class Mutant:
 
 
 MUTANTS = {
-    "wrong pad": Mutant("conv", with_function(each_record(set_attribute("pads", lambda p: [p[-1], *p[1:-1], p[0]]))), conv()),
-    "wrong stride": Mutant("conv", with_function(each_record(set_attribute("strides", lambda s: [1] * len(s)))), conv(stride=2)),
+    "wrong pad": Mutant(
+        "conv", with_function(each_record(set_attribute("pads", lambda p: [p[-1], *p[1:-1], p[0]]))), conv()
+    ),
+    "wrong stride": Mutant(
+        "conv", with_function(each_record(set_attribute("strides", lambda s: [1] * len(s)))), conv(stride=2)
+    ),
     "wrong dilation": Mutant(
         "conv", with_function(each_record(set_attribute("dilations", lambda d: [1] * len(d)))), conv(2, dilation=2)
     ),
@@ -185,7 +189,9 @@ MUTANTS = {
     "missing condition is_bijective of leaving": Mutant(
         "view-leaves-function",
         unconditional,
-        square(lambda x: Apply("sigmoid", (View(x, maps.index_map((3, 3), (4, 3), [ex.iterator(0), ex.iterator(1)])),))),
+        square(
+            lambda x: Apply("sigmoid", (View(x, maps.index_map((3, 3), (4, 3), [ex.iterator(0), ex.iterator(1)])),))
+        ),
     ),
     "missing condition keeps_zero or total": Mutant(
         "fused-activation", with_function(lambda _: _fused_always), called("sigmoid")
@@ -212,6 +218,7 @@ MUTANTS = {
         operators.program((Source("x", (2, 3, 2)),), Reduce("sum", Reduce("sum", Read(Source("x", (2, 3, 2))), 1), 1)),
     ),
 }
+
 
 def _groups(mutant: Mutant | None) -> Iterator[RuleGroup]:
     for group in GROUPS:
@@ -256,4 +263,3 @@ def test_the_judge_catches_a_missing_relaxation_guard(monkeypatch: pytest.Monkey
         assert _unsound(program, None)
     finally:
         primitives._call.cache_clear()
-

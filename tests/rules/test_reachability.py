@@ -65,10 +65,12 @@ def test_t1_conv_is_a_matmul_and_shifted_adds(options: dict[str, Any]) -> None:
     channels = options["channels"][0]
     reached(
         derived("conv", **options),
-        lambda p: p.operator == "MatMul"
-        and p.kind.endswith("MatMul + shifted adds")
-        and not p.is_im2col
-        and p.arguments[0][-1] == channels,
+        lambda p: (
+            p.operator == "MatMul"
+            and p.kind.endswith("MatMul + shifted adds")
+            and not p.is_im2col
+            and p.arguments[0][-1] == channels
+        ),
     )
 
 
@@ -90,7 +92,9 @@ def test_conv_is_an_im2col_matmul(options: dict[str, Any]) -> None:
     ],
 )
 def test_t2_conv_1x1_is_a_matmul(options: dict[str, Any]) -> None:
-    reached(derived("conv", **options), lambda p: p.operator == "MatMul" and 6 in p.arguments[0] and "adds" not in p.kind)
+    reached(
+        derived("conv", **options), lambda p: p.operator == "MatMul" and 6 in p.arguments[0] and "adds" not in p.kind
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,10 +126,12 @@ def test_t3_conv_transpose_is_a_matmul_and_overlap_add(options: dict[str, Any]) 
 def test_t4_dilated_conv_is_a_plain_conv_with_phases_on_the_batch_axis(options: dict[str, Any], phases: int) -> None:
     reached(
         derived("conv", **options),
-        lambda p: p.operator == "Conv"
-        and set(numbers(p, "dilations")) == {1}
-        and p.arguments[0][0] == phases
-        and "adds" not in p.kind,
+        lambda p: (
+            p.operator == "Conv"
+            and set(numbers(p, "dilations")) == {1}
+            and p.arguments[0][0] == phases
+            and "adds" not in p.kind
+        ),
     )
 
 
@@ -135,12 +141,14 @@ def test_t5_a_large_kernel_is_stacked_smaller_ones(kernel: tuple[int, int]) -> N
     pads = (kernel[0] // 2, kernel[1] // 2, kernel[0] // 2, kernel[1] // 2)
     reached(
         derived("conv", channels=(2, 3), size=(10, 9), kernel=kernel, pads=pads),
-        lambda p: p.operator == "Conv"
-        and "adds" in p.kind
-        and not p.is_im2col
-        and len(p.arguments[1]) == 4
-        and all(n < k or k < 4 for n, k in zip(p.arguments[1][2:], kernel, strict=True))
-        and max(p.arguments[1][2:]) > 1,
+        lambda p: (
+            p.operator == "Conv"
+            and "adds" in p.kind
+            and not p.is_im2col
+            and len(p.arguments[1]) == 4
+            and all(n < k or k < 4 for n, k in zip(p.arguments[1][2:], kernel, strict=True))
+            and max(p.arguments[1][2:]) > 1
+        ),
     )
 
 
@@ -202,9 +210,7 @@ def test_conv_in_any_axis_order_is_a_conv(order: tuple[int, ...], groups: int) -
     x = Source("x", tuple(extents[axis] for axis in order))
     w = Source("w", (4, 4 // groups, 3, 3), True)
     stored = View(Read(x), maps.permute(x.extents, [order.index(axis) for axis in range(4)]))
-    term = definitions.convolution(
-        stored, Read(w), strides=(1, 1), dilations=(1, 1), pads=(1, 1, 1, 1), groups=groups
-    )
+    term = definitions.convolution(stored, Read(w), strides=(1, 1), dilations=(1, 1), pads=(1, 1, 1, 1), groups=groups)
     whole = Program((x, w), (("y", term),), ("y",))
     egraph, _ = saturated(whole, PHASES, SIMPLIFICATION)
     calls = [found.call for found in programs(Snapshot(egraph), whole, "y")]
