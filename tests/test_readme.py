@@ -13,7 +13,9 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), 
 
 def small_model() -> onnx.ModelProto:
     """A transposed convolution with ReLU, whose optimized form is known to differ from it."""
-    weight = helper.make_tensor("w", TensorProto.FLOAT, [64, 48, 4, 4], [0.01 * (i % 7 - 3) for i in range(64 * 48 * 16)])
+    weight = helper.make_tensor(
+        "w", TensorProto.FLOAT, [64, 48, 4, 4], [0.01 * (i % 7 - 3) for i in range(64 * 48 * 16)]
+    )
     nodes = [
         helper.make_node("ConvTranspose", ["x", "w"], ["t"], strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["t"], ["y"]),
@@ -24,7 +26,9 @@ def small_model() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert len(BLOCKS) == 2
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)

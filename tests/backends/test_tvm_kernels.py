@@ -46,12 +46,18 @@ def check(term, *, tolerance=1e-5, schedules=None, seed=0):
             found = fenced(np.full(expected.shape, np.nan), at_end=at_end)
             function(*(fenced(arrays[source.name], at_end=at_end) for source in inputs), found)
             np.testing.assert_allclose(
-                found[: expected.size].reshape(expected.shape), expected, rtol=tolerance, atol=tolerance, err_msg=schedule
+                found[: expected.size].reshape(expected.shape),
+                expected,
+                rtol=tolerance,
+                atol=tolerance,
+                err_msg=schedule,
             )
 
 
 def overlap_add(n, p, f):
-    rows = view(read("q", n * p * p, 16 * f), (n, p, p, 4, 4, f), [(I(0) * p + I(1)) * p + I(2), (I(3) * 4 + I(4)) * f + I(5)])
+    rows = view(
+        read("q", n * p * p, 16 * f), (n, p, p, 4, 4, f), [(I(0) * p + I(1)) * p + I(2), (I(3) * 4 + I(4)) * f + I(5)]
+    )
     r = (n, 2 * p, 2 * p, f, 4, 4)
     a, b = I(1) + 1 - I(4), I(2) + 1 - I(5)
     guards = [ex.modulo(a, 2, r), ex.modulo(b, 2, r)]
@@ -92,7 +98,12 @@ def depth_to_space():
 def im2col():
     r = (1024, 108)
     row, column = ex.modulo(ex.floordiv(I(1), 3, r), 3, r), ex.modulo(I(1), 3, r)
-    indices = [Expr(0), ex.floordiv(I(1), 9, r), ex.floordiv(I(0), 32, r) + row - 1, ex.modulo(I(0), 32, r) + column - 1]
+    indices = [
+        Expr(0),
+        ex.floordiv(I(1), 9, r),
+        ex.floordiv(I(0), 32, r) + row - 1,
+        ex.modulo(I(0), 32, r) + column - 1,
+    ]
     return view(read("x", 1, 12, 32, 32), r, indices)
 
 
@@ -141,7 +152,9 @@ CASES = {
     "shifted-adds-planes": shifted_adds(224, True),
     "shifted-adds-rows": shifted_adds(224, False),
     "prelu-nchw": Apply("prelu", (read("x", *BIG), spread(read("s", 56, 1, 1), BIG))),
-    "bias-prelu-nhwc": Apply("prelu", (Apply("add", (read("x", *LAST), spread(read("b", 56), LAST))), spread(read("s", 56), LAST))),
+    "bias-prelu-nhwc": Apply(
+        "prelu", (Apply("add", (read("x", *LAST), spread(read("b", 56), LAST))), spread(read("s", 56), LAST))
+    ),
     "residual": Apply("relu", (Apply("add", (read("x", 1, 64, 56, 56), read("y", 1, 64, 56, 56))),)),
     "gelu": Apply("gelu", (read("x", 128, 3072),)),
     "broadcast": Apply("add", (spread(read("x", 64, 1, 56), (64, 56, 56)), spread(read("y", 56, 1), (64, 56, 56)))),
