@@ -85,6 +85,11 @@ def free_prefix(names: Iterable[str]) -> str:
     return prefix
 
 
+def _is_faster(found: Comparison) -> bool:
+    """Whether a candidate wins by more than the noise: in the median, and in three quarters of the rounds."""
+    return found.ratio.median >= WORTHWHILE and found.ratio.lower >= 1.0
+
+
 @dataclass
 class _Run:
     portable: bool
@@ -292,10 +297,10 @@ class _Run:
         if right and self.cost == "static":
             return self._chosen(right[0], None)
         timed = self._timed(right, original, prover)
-        if len(best) > 1 and all(found.ratio.median < WORTHWHILE for _, found in timed):
+        if len(best) > 1 and not any(_is_faster(found) for _, found in timed):
             alone = self._proven(prover, [{index: best[index]} for index in sorted(best)[:REGIONS_TRIED_ALONE]])
             trials = self._timed(alone, original, prover)
-            faster = [candidate.plans for candidate, found in trials if found.ratio.median >= WORTHWHILE]
+            faster = [candidate.plans for candidate, found in trials if _is_faster(found)]
             timed += trials
             if len(faster) > 1:
                 together = {index: plan for plans in faster for index, plan in plans.items()}
@@ -303,8 +308,10 @@ class _Run:
         if not timed:
             return None, None
         chosen, found = max(timed, key=lambda item: item[1].ratio.median)
-        if found.ratio.median < WORTHWHILE:
-            self.notes.append(f"the best candidate reached {found.ratio.median:.2f}x")
+        if not _is_faster(found):
+            self.notes.append(
+                f"the best candidate reached {found.ratio.median:.2f}x (lower quartile {found.ratio.lower:.2f}x)"
+            )
             return None, None
         return self._chosen(chosen, Latency(found.a, found.b, found.ratio, found.rounds))
 

@@ -2,7 +2,7 @@
 
 import random
 import zlib
-from math import inf
+from math import inf, prod
 
 import numpy as np
 import pytest
@@ -17,9 +17,10 @@ from egraph_opt.extract.plans import build_plan
 from egraph_opt.extract.roofline import Device
 from egraph_opt.frontends.onnx_reader import load
 from egraph_opt.frontends.regions import partition
+from egraph_opt.ir import maps
 from egraph_opt.ir.interpreter import run_plan, run_program
 from egraph_opt.ir.program import Plan, Program
-from egraph_opt.ir.terms import Compute, Reshape
+from egraph_opt.ir.terms import Apply, Call, Compute, Read, Reshape, Source, View
 from egraph_opt.rules.schedule import PHASES, SIMPLIFICATION
 from tests.pipeline.support import band_attention, build, drawn, node, normal
 
@@ -43,11 +44,27 @@ def check(program: Program, plan: Plan) -> None:
     inputs = {s.name: normal(*s.extents, seed=i).astype(np.float64) for i, s in enumerate(program.inputs)}
     expected = run_program(program, inputs)
     found = run_plan(plan, inputs)
+    check_extents(program, plan)
     assert set(found) == set(program.outputs)
     for name in program.outputs:
         assert found[name].shape == expected[name].shape
         # Folded weights are rounded to float32.
         assert np.allclose(found[name], expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
+
+
+def check_extents(program: Program, plan: Plan) -> None:
+    """Operators of a library see the extents they were chosen for; kernels see memory of the right size."""
+    held = {source.name: source.extents for source in plan.inputs}
+    held |= {name: value.shape for name, value in plan.constants.items()}
+    for step in plan.steps:
+        for argument in step.arguments:
+            if isinstance(step.buffer, Compute):
+                assert prod(held[argument.name]) == prod(argument.extents)
+            else:
+                assert held[argument.name] == argument.extents
+        held[step.name] = step.extents
+    wanted = {name: term.extents for name, term in program.definitions}
+    assert all(held[plan.outputs[name]] == wanted[name] for name in program.outputs)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -118,6 +135,31 @@ def test_folded_weights_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "FOLDED_BYTES", 3 * 2 * 4 * 4 * 4 - 1)
     with pytest.raises(EgraphOptError, match="folded"):
         build_plan(problem, choice, program, prefix="p")
+
+
+def test_a_kernel_declares_one_shape_only() -> None:
+    """A kernel read under its own extents, and under two others: nothing of that may be left to the kernel."""
+    x = Source("#0", (6,))
+    kernel = Compute(Apply("relu", (Read(x),)))
+    shapes = {2: (2, 3), 3: (3, 2)}
+    for strict in (True, False):
+        alternatives = {1: [Alternative(kernel, (0,), 1.0)]}
+        for owner, shape in shapes.items():
+            alternatives[owner] = [Alternative(Reshape(Source("#1", (6,)), shape), (1,), 1.0)]
+            call = Call("Transpose", "perm=1,0", (Source(f"#{owner}", shape),), shape[::-1])
+            alternatives[owner + 2] = [Alternative(call, (owner,), 1.0)]
+        roots = {"a": 4, "b": 5} | ({"c": 1} if strict else {})
+        extents = {0: (6,), 1: (6,), **shapes, 4: (3, 2), 5: (2, 3)}
+        problem = Problem(alternatives, roots, {0: Source("x", (6,))}, {}, extents)
+        relu = Apply("relu", (Read(Source("x", (6,))),))
+        views = [View(View(relu, maps.reshape((6,), shape)), maps.permute(shape, (1, 0))) for shape in shapes.values()]
+        definitions = (("a", views[0]), ("b", views[1]), *((("c", relu),) if strict else ()))
+        program = Program((Source("x", (6,)),), definitions, tuple(roots))
+        choice = choose(problem, lambda a: a.estimate)
+        assert choice is not None
+        plan = build_plan(problem, choice, program, prefix="p")
+        check(program, plan)
+        assert sum(isinstance(step.buffer, Reshape) for step in plan.steps) == (2 if strict else 1)
 
 
 def test_texts_do_not_depend_on_names() -> None:

@@ -146,6 +146,14 @@ def test_chains_of_convolutions_are_a_second_candidate(timer, tmp_path: Path, mo
     assert not wrong(model, result, {"x": normal(1, 4, 8, 8)})
 
 
+def test_what_could_not_be_measured_in_time_is_timed_as_a_whole(timer, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(profiler.Profiler, "measure", lambda *arguments: None)
+    timer.clock = lambda graph: 4.0 - len(replaced(graph))
+    result = run(chain_of_regions(2), tmp_path / "p")
+    assert result.report.changed
+    assert not result.report.reverted
+
+
 def test_costs_of_convolutions_in_chains() -> None:
     from egraph_opt.extract.alternatives import Alternative
     from egraph_opt.ir.terms import Call, Source
