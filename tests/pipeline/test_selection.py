@@ -7,11 +7,13 @@ from typing import Any
 import onnx
 import pytest
 
+from egraph_opt import pipeline
 from egraph_opt.backends import model_timer
 from egraph_opt.errors import InputRejected
 from egraph_opt.extract import profiler, search
 from egraph_opt.extract.profile import Measurement, Profile
 from egraph_opt.pipeline import optimize
+from egraph_opt.runtime.timing import Comparison
 from tests.pipeline.support import build, chain_of_regions, node, normal, wrong
 
 Clock = Callable[[onnx.GraphProto], float]
@@ -86,8 +88,17 @@ def test_what_is_hardly_faster_is_not_worth_it(timer, tmp_path: Path, millisecon
     model = chain_of_regions(2)
     result = run(model, tmp_path / "p")
     assert result.report.unchanged_because == "nothing faster was found"
-    assert result.report.notes == (f"the best candidate reached {10 / milliseconds:.2f}x",)
+    ratio = f"{10 / milliseconds:.2f}x"
+    assert result.report.notes == (f"the best candidate reached {ratio} (lower quartile {ratio})",)
     assert result.model == model
+
+
+def test_a_median_that_noise_could_have_made_is_not_worth_it() -> None:
+    steady = Comparison.of([10.0] * 8, [9.0] * 8)
+    noisy = Comparison.of([10.0] * 8, [8.0] * 5 + [11.0] * 3)
+    assert noisy.ratio.median > steady.ratio.median
+    assert pipeline._is_faster(steady)
+    assert not pipeline._is_faster(noisy)
 
 
 def test_the_second_run_gets_its_latencies_from_the_database(timer, tmp_path: Path) -> None:
