@@ -132,10 +132,11 @@ class ModularArithmetic:
         return np.asarray(left @ right % self.prime)
 
     def outside(self, fill: float) -> int:
-        # -inf is smaller than every residue, +inf larger; other fills are taken as they are.
+        # -inf is smaller than every residue, +inf larger; other fills are exact fractions.
         if fill in (float("-inf"), float("inf")):
             return -1 if fill < 0 else self.prime
-        return int(fill) % self.prime
+        value = Fraction(fill)
+        return value.numerator * pow(value.denominator, -1, self.prime) % self.prime
 
     def normal(self, values: Array) -> Array:
         return np.asarray(values, dtype=np.int64)

@@ -90,6 +90,8 @@ def _convolutions(c: Contraction, *, transposed: bool) -> list[Match]:
         image, kernel = (c.right, c.left) if swapped else (c.left, c.right)
         windows = windows_of(c, image, kernel, transposed)
         plain = _plain_axes(c, image, kernel, windows)
+        if transposed:  # there a stride is one of the result, not of how the image is read
+            plain = tuple(w for w in plain if w.stride == 1)
         if transposed and not windows:
             continue
         options = [windows] if windows else []

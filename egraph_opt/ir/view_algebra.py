@@ -88,7 +88,8 @@ def epilogue(operator: str, attributes: str, view: IndexMap, function: str) -> l
     if operator not in ("Conv",) or function.partition(":")[0] not in FUSED_WITH_CONVOLUTION:
         return []
     parsed = library.parse_attributes(attributes)
-    if library.EPILOGUE_ATTRIBUTE in parsed or not (view.is_total or scalar.lookup(function).keeps_zero):
+    kept_outside = view.is_total or (view.fill == 0 and scalar.lookup(function).keeps_zero)
+    if library.EPILOGUE_ATTRIBUTE in parsed or not kept_outside:
         return []
     return [(library.format_attributes(**{**parsed, library.EPILOGUE_ATTRIBUTE: function}),)]
 

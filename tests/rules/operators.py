@@ -154,6 +154,51 @@ def reductions(draw: st.DrawFn) -> Program:
 
 
 @st.composite
+def sliced(draw: st.DrawFn) -> Program:
+    """A convolution of either kind that reads an image through a Slice with steps."""
+    whole = draw(convolutions(transposed=draw(st.booleans()), most_axes=2, large=4))
+    x = next(source for source in whole.inputs if source.name == "x")
+    steps = [1, 1, *(draw(st.integers(1, 3)) for _ in x.extents[2:])]
+    starts = [0, 0, *(draw(st.integers(0, 1)) for _ in x.extents[2:])]
+    larger = Source("x", tuple(n * s + start for n, s, start in zip(x.extents, steps, starts, strict=True)))
+    index = [ex.iterator(i) * s + start for i, (s, start) in enumerate(zip(steps, starts, strict=True))]
+    seen = View(Read(larger), maps.index_map(larger.extents, x.extents, index))
+    inputs = tuple(larger if source == x else source for source in whole.inputs)
+    return program(inputs, replaced(whole.definitions[0][1], Read(x), seen))
+
+
+def replaced(term: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """The term with every occurrence of a sub-term exchanged."""
+    if term == old:
+        return new
+    match term:
+        case View(inner, index):
+            return View(replaced(inner, old, new), index)
+        case Reduce(operation, inner, count):
+            return Reduce(operation, replaced(inner, old, new), count)
+        case Apply(function, arguments):
+            return Apply(function, tuple(replaced(argument, old, new) for argument in arguments))
+        case _:
+            return term
+
+
+def moved(draw: st.DrawFn, term: Tensor, *, pad: bool) -> Tensor:
+    """A spatial axis sliced with a step, or padded with some value (Slice and Pad of ONNX)."""
+    axis = draw(st.integers(2, len(term.extents) - 1))
+    extents = list(term.extents)
+    step, start, fill = 1, 0, 0.0
+    if pad:
+        before, after = draw(st.integers(0, 1)), draw(st.integers(0, 1))
+        start, fill = -before, draw(st.sampled_from([0.0, -1.0, 0.5]))
+        extents[axis] += before + after
+    else:
+        step, start = draw(st.integers(1, 2)), draw(st.integers(0, extents[axis] - 1))
+        extents[axis] = -(-(extents[axis] - start) // step)
+    index = [ex.iterator(i) * step + start if i == axis else ex.iterator(i) for i in range(len(extents))]
+    return View(term, maps.index_map(term.extents, extents, index, (), fill))
+
+
+@st.composite
 def chains(draw: st.DrawFn) -> Program:
     """Convolutions or matrix products with bias, activation, residual, softmax and scale between them."""
     size = (draw(st.integers(2, 4)), draw(st.integers(2, 4)))
@@ -173,7 +218,12 @@ def chains(draw: st.DrawFn) -> Program:
         before = term
         term = definitions.convolution(term, Read(w), strides=(1, 1), dilations=(dilation, dilation), pads=pads)
         for kind in draw(
-            st.lists(st.sampled_from(["bias", "relu", "prelu", "residual", "softmax", "scale", "sigmoid"]), max_size=3)
+            st.lists(
+                st.sampled_from(
+                    ["bias", "relu", "prelu", "residual", "softmax", "scale", "sigmoid", "slice", "pad", "permute"]
+                ),
+                max_size=3,
+            )
         ):
             term = _followed(draw, kind, f"{step}{len(sources)}", sources, term, before)
     return program(sources, term)
@@ -189,6 +239,10 @@ def _followed(draw: st.DrawFn, kind: str, name: str, sources: list[Source], term
             function = {"bias": "add", "prelu": "prelu", "scale": "mul"}[kind]
             swapped = kind != "prelu" and draw(st.booleans())
             return Apply(function, (spread, term) if swapped else (term, spread))
+        case "slice" | "pad":
+            return moved(draw, term, pad=kind == "pad")
+        case "permute":
+            return View(term, maps.permute(term.extents, (0, 1, 3, 2)))
         case "residual":
             if before.extents == term.extents:
                 return add(term, before) if draw(st.booleans()) else add(before, term)
