@@ -160,7 +160,6 @@ class Found:
     """One program of the operator's class: a library call with kernels around it."""
 
     derived: DerivedProgram
-    sources: frozenset[Source]
 
     @property
     def call(self) -> Call:
@@ -226,8 +225,10 @@ class Found:
                 case Softmax():
                     parts.append("softmax")
         if len(parts) == 1 and any(not v.map.is_reshape for v in _above(self.term)):
-            moved = all(v.map.is_total for v in _above(self.term))
-            parts.append("permute" if moved else "interleave with zeros")
+            views = list(_above(self.term))
+            inside = all(v.map.is_total for v in views)
+            holes = any(v.map.guards for v in views)
+            parts.append("permute" if inside else "interleave with zeros" if holes else "zero border")
         return " + ".join(parts)
 
 
@@ -259,7 +260,8 @@ class Derivation:
         shapes = ", ".join(f"{s.name} {list(s.extents)}" for s in self.program.inputs)
         yield f"{self.operator}: {shapes} -> {list(result.extents)}"
         stop = "" if self.saturation.stop == "saturated" else f", stopped by its limit of {self.saturation.stop}"
-        yield f"{self.enodes:,} e-nodes in {self.seconds:.2f} s{stop}; {len(self.programs)} library calls compute it"
+        count = f"{len(self.programs)} ways to compute it with library calls"
+        yield f"{self.enodes:,} e-nodes in {self.seconds:.2f} s{stop}; {count}"
         groups: dict[str, list[Found]] = {}
         for found in self.programs:
             groups.setdefault(found.kind, []).append(found)
@@ -367,8 +369,7 @@ def derive_operator(operator: str, **options: Option) -> Derivation:
     egraph, saturation = saturated(program, PHASES, SIMPLIFICATION, budget=BUDGET)
     seconds = time.monotonic() - started
     snapshot = Snapshot(egraph)
-    sources = frozenset(program.inputs)
     found = tuple(
-        Found(derived, sources) for derived in programs(snapshot, program, "y") if derived.call.operator != "Transpose"
+        Found(derived) for derived in programs(snapshot, program, "y") if derived.call.operator != "Transpose"
     )
     return Derivation(operator, merged, program, snapshot, saturation, found, seconds)

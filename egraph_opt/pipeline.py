@@ -85,6 +85,11 @@ def free_prefix(names: Iterable[str]) -> str:
     return prefix
 
 
+def _commonest(reasons: Mapping[int, str]) -> str:
+    """Why most nodes are outside the algebra, for a message."""
+    return f"; most often because {Counter(reasons.values()).most_common(1)[0][0]}" if reasons else ""
+
+
 def _is_faster(found: Comparison) -> bool:
     """Whether a candidate wins by more than the noise: in the median, and in three quarters of the rounds."""
     return found.ratio.median >= WORTHWHILE and found.ratio.lower >= 1.0
@@ -131,7 +136,8 @@ class _Run:
             self.progress(Progress("read"))
             loaded = load(model)
             original = store(loaded.model, folder / "original")
-            regions = [region for region in partition(loaded).regions if region.worthwhile]
+            parts = partition(loaded)
+            regions, outside = [region for region in parts.regions if region.worthwhile], parts.opaque
             name = str(model) if isinstance(model, str | Path) else loaded.model.graph.name or "the model"
             judge = Judge(original, self.verify if regions else 0, self.seed, self.threads, name)
         report = Report(
@@ -141,7 +147,7 @@ class _Run:
             versions=package_versions(),
         )
         if not regions:
-            why = "no part of the model is inside the algebra"
+            why = f"no part of the model is inside the algebra{_commonest(outside)}"
             return Result(loaded.model, self._finish(report, None, why), None, self.threads)
         if judge.problem:
             why = f"no inputs were found that it runs on, so nothing could be verified: {judge.problem}"
@@ -192,7 +198,7 @@ class _Run:
                         progress=lambda r: self.progress(Progress("saturate", f"{r.phase}: {r.enodes} e-nodes")),
                     )
                     snapshot = Snapshot(egraph)
-                rounds = tuple(SaturationRound(r.enodes, 0, r.seconds) for r in done.rounds)
+                rounds = tuple(SaturationRound(r.phase, r.enodes, r.seconds) for r in done.rounds)
                 self.saturations.append(Saturation(str(region.index), rounds, done.stop, dict(done.matches)))
                 with self.phase("extract"):
                     problem = Extraction(snapshot, Device()).problem(region.program.outputs)
@@ -272,6 +278,8 @@ class _Run:
                 ]
                 measure(kernel_steps([outcome.choice for outcome in found]))
                 look(rounds=0)
+        if time.monotonic() > deadline:
+            self.notes.append("the search ended at its time limit: steps that were not measured are not used")
         if profile.warning:
             self.notes.append(profile.warning)
         measured = [m for key, found in profile.measured.items() if key not in known for m in found.values()]
@@ -317,6 +325,10 @@ class _Run:
 
     def _chosen(self, candidate: Candidate, latency: Latency | None) -> tuple[Candidate, Latency | None]:
         self.reverted += [entry for entry in candidate.reverted if entry not in self.reverted]
+        if candidate.accuracy is not None and candidate.accuracy.optimized_float64 is None:
+            self.notes.append(
+                "no float64 reference: the model is too large for one, or not all of it is inside the algebra"
+            )
         return candidate, latency
 
     def _proven(self, prover: Prover, proposals: Sequence[Mapping[int, Plan]]) -> list[Candidate]:

@@ -53,24 +53,11 @@ class Result:
 
     def _write(self, output: Path) -> tuple[Path, ...]:
         from egraph_opt.frontends.onnx_writer import serialized, takes_data_file
-        from egraph_opt.runtime.artifacts import Publication, library_path
+        from egraph_opt.runtime.artifacts import data_path, write_model
 
-        data_file = output.with_name(output.name + ".data")
         model = _copy(self.model) if takes_data_file(self.model) else self.model
-        content, chunks = serialized(model, data_file.name)
-        written = [output]
-        with Publication() as publication:
-            if self.library is not None:
-                publication.stage(library_path(output)).write_bytes(self.library)
-                written.append(library_path(output))
-            else:
-                publication.remove(library_path(output))
-            if chunks:
-                with publication.stage(data_file).open("wb") as file:
-                    file.writelines(chunks)
-                written.append(data_file)
-            publication.stage(output).write_bytes(content)
-        return tuple(written)
+        content, chunks = serialized(model, data_path(output).name)
+        return write_model(output, content, self.library, chunks)
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

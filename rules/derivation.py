@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from egraph_opt.egraph.language import IntVar, MapVar, Rule, TensorVar, each, equal, fill, rule_group
+from egraph_opt.egraph.language import (
+    Each,
+    IntVar,
+    MapVar,
+    Node,
+    Pattern,
+    Rule,
+    TensorVar,
+    each,
+    equal,
+    fill,
+    rule_group,
+)
 from egraph_opt.ir import contraction as by
 from egraph_opt.ir import radix
 from egraph_opt.ir.view_algebra import one_operand_sum
@@ -22,6 +34,11 @@ def contraction_forms(x: TensorVar, m: MapVar, j: IntVar, k: IntVar) -> Iterator
     yield equal("sum-is-contraction", x.view(m).sum(k), (x.view(m) * fill(1, ()).view(ones.map(0))).sum(k))
 
 
+def _reindexed(x: Pattern, w: Pattern, i: Each) -> Node:
+    """The contraction of both operands over new iterators: maps 0 and 1, count 2, view of the result 3."""
+    return (x.view(i.map(0)) * w.view(i.map(1))).sum(i.integer(2)).view(i.map(3))
+
+
 @rule_group("phases")
 def phases(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) -> Iterator[Rule]:
     """Strides, dilations and groups become iterators of their own: mixed-radix splits of iterators and of the axis
@@ -31,8 +48,7 @@ def phases(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) -> Itera
     split = (x.view(a.map(0)).view(a.map(1)) * w.view(a.map(2)).view(a.map(3))).sum(a.integer(4))
     yield equal("axis-splits", product, split.view(a.map(5)), exactness="reassociates")
     i = each(radix.split_quotients, m, n, k)
-    reindexed = (x.view(i.map(0)) * w.view(i.map(1))).sum(i.integer(2)).view(i.map(3))
-    yield equal("quotient-splits", product, reindexed, exactness="reassociates")
+    yield equal("quotient-splits", product, _reindexed(x, w, i), exactness="reassociates")
 
 
 @rule_group("windows")
@@ -40,8 +56,7 @@ def windows(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) -> Iter
     """A large window is a window of smaller ones."""
     product = (x.view(m) * w.view(n)).sum(k)
     i = each(radix.split_windows, m, n, k)
-    reindexed = (x.view(i.map(0)) * w.view(i.map(1))).sum(i.integer(2)).view(i.map(3))
-    yield equal("window-splits", product, reindexed, exactness="reassociates")
+    yield equal("window-splits", product, _reindexed(x, w, i), exactness="reassociates")
 
 
 @rule_group("splitting")

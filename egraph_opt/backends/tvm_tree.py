@@ -27,7 +27,6 @@ from egraph_opt.ir.terms import Apply, Fill, Read, Reduce, Softmax, Source, Tens
 UNROLLED_TAPS = 64
 UNROLLED_GUARDED_TAPS = 256
 IDENTITY = {"sum": 0.0, "max": -inf, "min": inf}
-COMBINE = {"sum": "add", "max": "max", "min": "min"}
 
 
 @dataclass(frozen=True)

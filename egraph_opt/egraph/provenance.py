@@ -66,10 +66,6 @@ class Provenance:
             step = self._came.get(node)
         return tuple(reversed(chain))
 
-    def is_derived(self, node: ENode) -> bool:
-        """True when a chain of recorded derivations leads to the e-node."""
-        return node in self._came
-
     def _locate(self, term: Tensor | Buffer, defined: set[str], found: list[ENode]) -> int:
         """The class of a term of the program; its e-nodes are added to ``found``."""
 

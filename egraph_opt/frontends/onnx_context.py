@@ -70,9 +70,6 @@ class NodeContext:
         require(self.has(position), f"input {position} is absent")
         return self.loaded.type_of(self.node.input[position])
 
-    def output_type(self, position: int = 0) -> TensorType:
-        return self.loaded.type_of(self.node.output[position])
-
     def tensor(self, position: int) -> Tensor:
         """An input as a term: float32 and of static shape, else Declined."""
         name, known = self.node.input[position] if self.has(position) else "", self.input_type(position)

@@ -23,6 +23,17 @@ Attributes = Mapping[str, str]
 POINTWISE_ATTRIBUTE = "function"
 EPILOGUE_ATTRIBUTE = "then"
 
+# The axis of the result along which an operator takes a bias, and the operator that takes it.
+BIASED: Mapping[str, tuple[int, str]] = {
+    "Conv": (1, "Conv"),
+    "ConvTranspose": (1, "ConvTranspose"),
+    "MatMul": (1, "Gemm"),
+}
+# Unary functions that onnxruntime computes inside the operator before them.
+FUSED: Mapping[str, tuple[str, ...]] = {
+    "Conv": ("relu", "leaky_relu", "sigmoid", "tanh", "clip", "hard_sigmoid"),
+}
+
 
 def format_attributes(**attributes: object) -> str:
     """Canonical attribute text: ``key=value`` pairs sorted by key, joined by ``;``; sequences as comma lists."""

@@ -385,15 +385,6 @@ def inverse(bijection: IndexMap) -> IndexMap | None:
     return found if composed is not None and composed.is_identity else None
 
 
-def lift(inner: IndexMap, extra: Sequence[int]) -> IndexMap:
-    """The same map beside ``extra`` further axes, kept as they are at the end."""
-    rank = len(inner.result)
-    kept = [ex.iterator(rank + i) for i in range(len(extra))]
-    return index_map(
-        (*inner.source, *extra), (*inner.result, *extra), (*inner.indices, *kept), inner.guards, inner.fill
-    )
-
-
 def gathered(values: np.ndarray, index: IndexMap) -> np.ndarray:
     """Evaluate ``view(values, index)`` with numpy: shape ``index.result``, dtype of ``values``."""
     points = grid(index.result)

@@ -17,8 +17,8 @@ from egraph_opt.ir.maps import IndexMap, index_map
 
 # Splitting a window may add a tap for every so many at most.
 WASTE = 4
-# Windows are split into this many parts.
-PARTS = (2, 3)
+# The most parts a window is split into: every number of parts is a form of its own for all later rules to work on.
+MOST_PARTS = 3
 
 Axis = tuple[int, int]
 
@@ -180,12 +180,12 @@ def split_quotients(c: Contraction) -> list[IteratorSplit]:
 @linear
 @once_split
 def split_windows(c: Contraction) -> list[IteratorSplit]:
-    """Split windows of R taps into p parts of ceil(R/p), for p in PARTS, where that adds little work.
+    """Split windows of R taps into p parts of ceil(R/p) taps each, where that adds little work.
 
     Gives (left', right', count', view of the new result).
     """
     found = []
-    for parts in PARTS:
+    for parts in range(2, MOST_PARTS + 1):
         sizes = {r: -(-c.extents[r] // parts) for r in c.windows if _is_plain_window(c, r)}
         fitting = {
             r: size for r, size in sizes.items() if size >= parts and parts * size * WASTE <= (WASTE + 1) * c.extents[r]

@@ -11,9 +11,6 @@ from egraph_opt.ir import library, maps, scalar
 from egraph_opt.ir.expr import Expr, Extents
 from egraph_opt.ir.maps import IndexMap, index_map
 
-# Unary functions that onnxruntime fuses into the operator before them.
-FUSED_WITH_CONVOLUTION = ("relu", "leaky_relu", "sigmoid", "tanh", "clip", "hard_sigmoid")
-
 
 def composed(outer: IndexMap, inner: IndexMap) -> list[tuple[IndexMap]]:
     """``view(view(t, inner), outer)`` as one view."""
@@ -85,7 +82,7 @@ def constant_view(index: IndexMap) -> list[tuple[Extents]]:
 
 def epilogue(operator: str, attributes: str, view: IndexMap, function: str) -> list[tuple[str]]:
     """Attributes of a convolution with a unary function fused behind it."""
-    if operator not in ("Conv",) or function.partition(":")[0] not in FUSED_WITH_CONVOLUTION:
+    if function.partition(":")[0] not in library.FUSED.get(operator, ()):
         return []
     parsed = library.parse_attributes(attributes)
     kept_outside = view.is_total or (view.fill == 0 and scalar.lookup(function).keeps_zero)
@@ -98,12 +95,17 @@ def bias(
     operator: str, attributes: str, result: Extents, shape: Extents, view: IndexMap, added: IndexMap
 ) -> list[tuple[str, str, IndexMap]]:
     """A call with a bias argument: (operator', attributes', the bias as a vector over the call's channels)."""
-    axis = {"Conv": 1, "ConvTranspose": 1, "MatMul": 1}.get(operator)
     parsed = library.parse_attributes(attributes)
-    if axis is None or not view.is_total or not added.is_total or library.EPILOGUE_ATTRIBUTE in parsed:
+    if (
+        operator not in library.BIASED
+        or not view.is_total
+        or not added.is_total
+        or library.EPILOGUE_ATTRIBUTE in parsed
+    ):
         return []
     if operator == "MatMul" and len(result) != 2:
         return []
+    axis, biased = library.BIASED[operator]
     members = _axes_of(shape, result, axis)
     if members is None:
         return []
@@ -124,7 +126,7 @@ def bias(
     flat = maps.compose(maps.reshape(extents, (prod(extents),)), layout)
     if flat is None:
         return []
-    return [("Gemm" if operator == "MatMul" else operator, attributes, flat)]
+    return [(biased, attributes, flat)]
 
 
 def _axes_of(shape: Sequence[int], result: Sequence[int], axis: int) -> list[int] | None:

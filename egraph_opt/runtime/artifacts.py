@@ -7,7 +7,7 @@ disk and renamed. Several files are renamed only after all of them are complete.
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -107,20 +107,33 @@ class Publication:
                 temporary.unlink(missing_ok=True)
 
 
-def write_model(output: Path, model: bytes, library: Path | bytes | None) -> tuple[Path, ...]:
-    """Write OUT.onnx and, with a `library` (its bytes or a file to copy), OUT.kernels.so; returns the written paths.
+def data_path(model: Path) -> Path:
+    """Where the weights of a model too large for one file lie: OUT.onnx → OUT.onnx.data."""
+    return model.with_name(model.name + ".data")
 
-    Without a library an old OUT.kernels.so is removed: it belonged to the model that is replaced. Models over 2 GB are
-    staged by the frontend, which writes their external data through `Publication` itself.
+
+def write_model(
+    output: Path, model: bytes, library: Path | bytes | None, data: Sequence[bytes] = ()
+) -> tuple[Path, ...]:
+    """Write OUT.onnx, with a `library` (its bytes or a file to copy) OUT.kernels.so and with `data` OUT.onnx.data.
+
+    Returns the written paths, the model first. Without a library an old OUT.kernels.so is removed: it belonged to the
+    model that is replaced.
     """
     beside = library_path(output)
+    written = [output]
     with Publication() as publication:
         if library is not None:
             publication.stage(beside).write_bytes(library if isinstance(library, bytes) else library.read_bytes())
+            written.append(beside)
         else:
             publication.remove(beside)
+        if data:
+            with publication.stage(data_path(output)).open("wb") as file:
+                file.writelines(data)
+            written.append(data_path(output))
         publication.stage(output).write_bytes(model)
-    return (output,) if library is None else (output, beside)
+    return tuple(written)
 
 
 def _stem(model: Path) -> str:

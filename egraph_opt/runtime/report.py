@@ -45,10 +45,10 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class SaturationRound:
-    """One round of one region's saturation: e-nodes and e-classes after it and its seconds."""
+    """One round of one region's saturation: its phase, the e-nodes after it and its seconds."""
 
+    phase: str
     e_nodes: int
-    e_classes: int = 0
     seconds: float = 0.0
 
 
@@ -145,12 +145,13 @@ class Report:
 def _table_lines(report: Report) -> list[str]:
     kind = "portable" if report.portable else "native"
     rows: list[tuple[str, str, str]] = [("", "before", "after")]
-    rows.append(("operators", *_pair(sum(report.operators_before.values()), sum(report.operators_after.values()))))
+    after = sum(report.operators_after.values()) + report.generated_kernels
+    rows.append(("operators", *_pair(sum(report.operators_before.values()), after)))
     for operator in _operators_in_order(report):
         rows.append(
             (f"  {operator}", *_pair(report.operators_before.get(operator, 0), report.operators_after.get(operator, 0)))
         )
-    rows.append(("generated kernels", *_pair(0, report.generated_kernels)))
+    rows.append(("  generated kernels", *_pair(0, report.generated_kernels)))
     latency, accuracy = report.latency, report.accuracy
     if latency:
         rows.append(("latency, ms (quartiles)", str(latency.original), str(latency.optimized)))

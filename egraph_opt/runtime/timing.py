@@ -54,32 +54,6 @@ class Comparison:
         return cls(Spread.of(a), Spread.of(b), Spread.of(ratios), len(ratios))
 
 
-def time_interleaved(
-    a: Callable[[], object],
-    b: Callable[[], object],
-    *,
-    rounds: int = 9,
-    turn_seconds: float = 0.02,
-    warm_seconds: float = 0.1,
-    enough_seconds: float = math.inf,
-    clock: Clock = time.perf_counter,
-) -> Comparison:
-    """Time two callables in alternating turns of at least `turn_seconds` each, after warming both up.
-
-    Takes fewer than `rounds` rounds, but at least three, once `enough_seconds` have passed.
-    """
-    return Comparison.of(
-        *sample_turns(
-            (a, b),
-            rounds=rounds,
-            turn_seconds=turn_seconds,
-            warm_seconds=warm_seconds,
-            enough_seconds=enough_seconds,
-            clock=clock,
-        )
-    )
-
-
 def sample_turns(
     programs: Sequence[Callable[[], object]],
     *,
@@ -102,11 +76,6 @@ def sample_turns(
         for index in order if round_number % 2 == 0 else reversed(order):
             samples[index].append(_turn(programs[index], calls[index], clock))
     return samples
-
-
-def time_alone(program: Callable[[], object], *, rounds: int = 9, clock: Clock = time.perf_counter) -> Spread:
-    """Latency of one callable in milliseconds over `rounds` turns, after warming it up."""
-    return Spread.of(sample_turns([program], rounds=rounds, clock=clock)[0])
 
 
 def _warm_up(program: Callable[[], object], turn_seconds: float, warm_seconds: float, clock: Clock) -> int:

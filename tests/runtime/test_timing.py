@@ -2,7 +2,11 @@
 
 import pytest
 
-from egraph_opt.runtime.timing import Spread, significant, time_alone, time_interleaved
+from egraph_opt.runtime.timing import Comparison, Spread, sample_turns, significant
+
+
+def compared(a, b, **options) -> Comparison:
+    return Comparison.of(*sample_turns((a, b), **options))
 
 
 class FakeClock:
@@ -26,7 +30,7 @@ class FakeClock:
 
 def test_ratio_and_latencies() -> None:
     clock = FakeClock()
-    result = time_interleaved(clock.program("a", 0.004), clock.program("b", 0.002), rounds=5, clock=clock)
+    result = compared(clock.program("a", 0.004), clock.program("b", 0.002), rounds=5, clock=clock)
     assert result.a.median == pytest.approx(4.0)
     assert result.b.median == pytest.approx(2.0)
     assert result.ratio.median == pytest.approx(2.0)
@@ -35,7 +39,7 @@ def test_ratio_and_latencies() -> None:
 
 def test_turns_alternate_and_last_long_enough() -> None:
     clock = FakeClock()
-    time_interleaved(clock.program("a", 0.004), clock.program("b", 0.002), rounds=2, warm_seconds=0, clock=clock)
+    compared(clock.program("a", 0.004), clock.program("b", 0.002), rounds=2, warm_seconds=0, clock=clock)
     text = "".join(clock.calls)
     # Warm-up twice each, then turns A B, B A of one untimed call and as many as fill 20 ms.
     assert text == "aabb" + "a" * 7 + "b" * 12 + "b" * 12 + "a" * 7
@@ -43,31 +47,32 @@ def test_turns_alternate_and_last_long_enough() -> None:
 
 def test_slow_programs_run_once_a_turn() -> None:
     clock = FakeClock()
-    time_interleaved(clock.program("a", 1.0), clock.program("b", 2.0), rounds=1, clock=clock)
+    compared(clock.program("a", 1.0), clock.program("b", 2.0), rounds=1, clock=clock)
     assert "".join(clock.calls) == "aabbab"
 
 
 def test_enough_time_ends_early_but_not_before_three_rounds() -> None:
     clock = FakeClock()
-    result = time_interleaved(clock.program("a", 1.0), clock.program("b", 1.0), enough_seconds=1, clock=clock)
+    result = compared(clock.program("a", 1.0), clock.program("b", 1.0), enough_seconds=1, clock=clock)
     assert result.rounds == 3
 
 
 def test_drift_cancels_in_the_ratio() -> None:
     clock = FakeClock(drift=0.5)
-    result = time_interleaved(clock.program("a", 0.01), clock.program("b", 0.01), rounds=8, clock=clock)
+    result = compared(clock.program("a", 0.01), clock.program("b", 0.01), rounds=8, clock=clock)
     assert result.ratio.median == pytest.approx(1.0, abs=0.02)
 
 
-def test_time_alone_and_bad_rounds() -> None:
+def test_one_program_and_bad_rounds() -> None:
     clock = FakeClock()
-    assert time_alone(clock.program("a", 0.003), rounds=3, clock=clock) == Spread(*[pytest.approx(3.0)] * 3)
+    samples = sample_turns([clock.program("a", 0.003)], rounds=3, clock=clock)
+    assert Spread.of(samples[0]) == Spread(*[pytest.approx(3.0)] * 3)
     with pytest.raises(ValueError, match="rounds must be at least 1"):
-        time_interleaved(int, int, rounds=0)
+        compared(int, int, rounds=0)
 
 
 def test_real_clock() -> None:
-    result = time_interleaved(lambda: sum(range(1000)), lambda: sum(range(10_000)), rounds=3, turn_seconds=0.005)
+    result = compared(lambda: sum(range(1000)), lambda: sum(range(10_000)), rounds=3, turn_seconds=0.005)
     assert 0.02 < result.ratio.median < 0.5
 
 
