@@ -29,7 +29,10 @@ FULL = Report(
     seconds={"saturate": 3.14, "profile": 30.0},
     saturation=(
         Saturation(
-            "r0", (SaturationRound(10), SaturationRound(25, 9, 0.5)), "saturated", {"sum-splits": 3, "hoist": 7}
+            "r0",
+            (SaturationRound("phases", 10), SaturationRound("phases", 25, 0.5)),
+            "saturated",
+            {"sum-splits": 3, "hoist": 7},
         ),
         Saturation("r1", (), "time limit", {"sum-splits": 5}),
     ),
@@ -42,7 +45,7 @@ FULL = Report(
 TABLE = """\
 infogan.onnx  (cpu, native)
                                         before             after
-  operators                                 10                 5
+  operators                                 10                10
     ConvTranspose                            5                 -
     Relu                                     4                 -
     Tanh                                     1                 -
