@@ -349,10 +349,14 @@ class _Run:
         self, candidates: Sequence[Candidate], original: Path, prover: Prover
     ) -> list[tuple[Candidate, Comparison]]:
         """The candidates that could be timed, each with its comparison to the original."""
+        from egraph_opt.backends.environment import memory_suffices
         from egraph_opt.backends.model_timer import TimedModel, time_models
         from egraph_opt.candidates import digest
 
         if not candidates:
+            return []
+        if not memory_suffices():
+            self.notes.append("too little memory is free to time the candidates beside the original")
             return []
         profile, name = prover.builder.profile, digest(original)
         new = [candidate for candidate in candidates if profile.comparison(name, candidate.digest) is None]

@@ -3,10 +3,13 @@
 import importlib.metadata
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+import psutil
 
 REQUIRED = ("egglog", "numpy", "onnx", "onnxruntime", "apache-tvm", "apache-tvm-ffi")
 COMPILERS = ("cc", "gcc", "clang")
@@ -69,6 +72,12 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def memory_suffices() -> bool:
+    """Whether as much memory is free as this process has ever taken: what running the same models again may need."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return bool(psutil.virtual_memory().available > peak)
 
 
 def usable_threads() -> int:

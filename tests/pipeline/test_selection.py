@@ -178,3 +178,11 @@ def test_costs_of_convolutions_in_chains() -> None:
     profile.add([Measurement(conv.text, "library", (500.0,)), Measurement(product.text, "library", (500.0,))])
     assert (costs(conv), costs(product)) == pytest.approx((search.CHAINED_CONV / 2 + step, 0.5 + step), rel=1e-9)
     assert search.Costs(profile, lambda _: False)(conv) == float("inf")
+
+
+def test_without_memory_for_timing_the_original_is_kept(timer, tmp_path: Path, monkeypatch) -> None:
+    timer.clock = lambda graph: 4.0 - len(replaced(graph))
+    monkeypatch.setattr("egraph_opt.backends.environment.memory_suffices", lambda: False)
+    result = run(chain_of_regions(2), tmp_path / "p")
+    assert result.report.unchanged_because == "nothing faster was found"
+    assert "too little memory is free to time the candidates beside the original" in result.report.notes
