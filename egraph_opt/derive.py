@@ -16,7 +16,8 @@ from egraph_opt.egraph.saturate import Budget, Saturation, saturated
 from egraph_opt.egraph.snapshot import Snapshot
 from egraph_opt.errors import EgraphOptError, UsageError
 from egraph_opt.ir import definitions, library
-from egraph_opt.ir.expr import Expr, Extents
+from egraph_opt.ir import expr as ex
+from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.maps import IndexMap
 from egraph_opt.ir.program import Program
 from egraph_opt.ir.terms import Apply, Buffer, Call, Compute, Fill, Read, Reduce, Reshape, Softmax, Source, Tensor, View
@@ -328,16 +329,7 @@ def _above(term: Tensor | Buffer) -> Iterator[View]:
 def _repeats(index: IndexMap) -> bool:
     """True when the map reads one position of an axis at several index points that differ in that axis's iterators
     only."""
-
-    def injective(e: Expr) -> bool:
-        reach = 1
-        for c, i in sorted((abs(c), i) for i, c in e.terms if isinstance(i, int)):
-            if c < reach:
-                return False
-            reach = c * (index.result[i] - 1) + reach
-        return True
-
-    return any(e.is_affine and not injective(e) for e in index.indices)
+    return any(e.is_affine and not ex.is_injective(e, index.result) for e in index.indices)
 
 
 def derive_operator(operator: str, **options: Option) -> Derivation:

@@ -12,7 +12,7 @@ from egraph_opt.extract.alternatives import Problem, buffer_name
 from egraph_opt.extract.choose import Choice
 from egraph_opt.ir.interpreter import FloatArithmetic, Interpreter
 from egraph_opt.ir.program import Plan, Program, Step, rename
-from egraph_opt.ir.terms import Buffer, Call, Compute, Read, Reshape, Source, Tensor
+from egraph_opt.ir.terms import Buffer, Call, Compute, Read, Reshape, Source, Tensor, children
 
 # Folded weights may not outgrow this many bytes in total.
 FOLDED_BYTES = 1 << 31
@@ -151,8 +151,6 @@ def _sources(term: Tensor | Buffer) -> Mapping[int, Source]:
         elif isinstance(current, Read):
             stack.append(current.buffer)
         else:
-            from egraph_opt.ir.terms import children
-
             stack.extend(children(current))
     return dict(sorted(found.items()))
 

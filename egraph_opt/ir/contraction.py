@@ -77,14 +77,7 @@ class Contraction:
 
     def is_injective(self, e: Expr) -> bool:
         """True when an affine index takes every value at most once: a mixed-radix number of its iterators."""
-        if not e.is_affine:
-            return False
-        reach = 1
-        for c, i in sorted((abs(c), i) for i, c in e.terms if isinstance(i, int)):
-            if c < reach:
-                return False
-            reach = c * (self.extents[i] - 1) + reach
-        return True
+        return ex.is_injective(e, self.extents)
 
     def digits(self, e: Expr, d: int) -> tuple[int, ...]:
         """Iterators that index ``e`` already holds as the remainders of a split by ``d``; the rest is a window over

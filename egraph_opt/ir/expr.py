@@ -221,6 +221,18 @@ def _interval(expr: Expr, extents: Extents) -> tuple[int, int]:
     return low, high
 
 
+def is_injective(expr: Expr, extents: Extents) -> bool:
+    """True when an affine expression takes every value at most once: a mixed-radix number of its iterators."""
+    if not expr.is_affine:
+        return False
+    reach = 1
+    for c, i in sorted((abs(c), i) for i, c in expr.terms if isinstance(i, int)):
+        if c < reach:
+            return False
+        reach = c * (extents[i] - 1) + reach
+    return True
+
+
 @lru_cache(maxsize=200_000)
 def floordiv(expr: Expr, divisor: int, extents: Extents) -> Expr:
     """Canonical ``expr // divisor`` over the index points of ``extents``; ``divisor`` must be positive."""
