@@ -14,7 +14,7 @@ from itertools import product
 from math import inf, prod
 
 from egraph_opt.egraph import primitives
-from egraph_opt.egraph.language import parse_extents
+from egraph_opt.egraph.pattern import parse_extents
 from egraph_opt.egraph.snapshot import ENode, Snapshot, fraction
 from egraph_opt.extract.roofline import Device, call_seconds, kernel_seconds
 from egraph_opt.ir import scalar

@@ -16,8 +16,8 @@ from egraph_opt.egraph.language import (
     Pattern,
     Rule,
     TensorVar,
+    becomes,
     each,
-    equal,
     fill,
     rule_group,
 )
@@ -29,9 +29,9 @@ from egraph_opt.ir.view_algebra import one_operand_sum
 @rule_group("contraction_forms")
 def contraction_forms(x: TensorVar, m: MapVar, j: IntVar, k: IntVar) -> Iterator[Rule]:
     """Sums as contractions, and nested sums as one."""
-    yield equal("sum-merges", x.sum(j).sum(k), x.sum(j + k), exactness="reassociates")
+    yield becomes("sum-merges", x.sum(j).sum(k), x.sum(j + k), exactness="reassociates")
     ones = each(one_operand_sum, m, k)
-    yield equal("sum-is-contraction", x.view(m).sum(k), (x.view(m) * fill(1, ()).view(ones.map(0))).sum(k))
+    yield becomes("sum-is-contraction", x.view(m).sum(k), (x.view(m) * fill(1, ()).view(ones.map(0))).sum(k))
 
 
 def _reindexed(x: Pattern, w: Pattern, i: Each) -> Node:
@@ -46,9 +46,9 @@ def phases(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) -> Itera
     product = (x.view(m) * w.view(n)).sum(k)
     a = each(radix.split_axes, m, n, k)
     split = (x.view(a.map(0)).view(a.map(1)) * w.view(a.map(2)).view(a.map(3))).sum(a.integer(4))
-    yield equal("axis-splits", product, split.view(a.map(5)), exactness="reassociates")
+    yield becomes("axis-splits", product, split.view(a.map(5)), exactness="reassociates")
     i = each(radix.split_quotients, m, n, k)
-    yield equal("quotient-splits", product, _reindexed(x, w, i), exactness="reassociates")
+    yield becomes("quotient-splits", product, _reindexed(x, w, i), exactness="reassociates")
 
 
 @rule_group("windows")
@@ -56,7 +56,7 @@ def windows(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) -> Iter
     """A large window is a window of smaller ones."""
     product = (x.view(m) * w.view(n)).sum(k)
     i = each(radix.split_windows, m, n, k)
-    yield equal("window-splits", product, _reindexed(x, w, i), exactness="reassociates")
+    yield becomes("window-splits", product, _reindexed(x, w, i), exactness="reassociates")
 
 
 @rule_group("splitting")
@@ -65,7 +65,7 @@ def splitting(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) -> It
     product = (x.view(m) * w.view(n)).sum(k)
     s = each(by.split_sums, m, n, k)
     split = (x.view(s.map(0)) * w.view(s.map(1))).sum(s.integer(2)).sum(s.integer(3))
-    yield equal("sum-splits", product, split, exactness="reassociates")
+    yield becomes("sum-splits", product, split, exactness="reassociates")
 
 
 @rule_group("substitution")
@@ -73,6 +73,6 @@ def substitution(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) ->
     """Variable substitution: what the operands are indexed by becomes the iterators."""
     product = (x.view(m) * w.view(n)).sum(k)
     v = each(by.substitute_outputs, m, n, k)
-    yield equal("variable-substitution", product, (x.view(v.map(0)) * w.view(v.map(1))).sum(k).view(v.map(2)))
+    yield becomes("variable-substitution", product, (x.view(v.map(0)) * w.view(v.map(1))).sum(k).view(v.map(2)))
     j = each(by.shears, m, n, k)
-    yield equal("window-shears", product, (x.view(j.map(0)) * w.view(j.map(1))).sum(k), exactness="reassociates")
+    yield becomes("window-shears", product, (x.view(j.map(0)) * w.view(j.map(1))).sum(k), exactness="reassociates")

@@ -18,9 +18,9 @@ from egraph_opt.egraph.language import (
     TensorVar,
     TextVar,
     apply,
+    becomes,
     call,
     each,
-    equal,
     fill,
     rule_group,
 )
@@ -64,16 +64,16 @@ def instantiation(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar, o
         ("conv-transpose", matching_convolution.transposed_convolutions),
     )
     for name, matcher in matchers:
-        yield equal(name, product, _called(x, w, each(_matches(matcher, False), m, n, k)), exactness="reassociates")
-        yield equal(
+        yield becomes(name, product, _called(x, w, each(_matches(matcher, False), m, n, k)), exactness="reassociates")
+        yield becomes(
             f"{name}-swapped", product, _called(w, x, each(_matches(matcher, True), m, n, k)), exactness="reassociates"
         )
     r = each(matching_reduction.reductions, operation, m, k)
     reduced = call(r.text(0), r.text(1), [x.view(r.map(2)).compute().reshape(r.extents(3))], r.extents(4))
-    yield equal("reduction", x.view(m).reduce(operation, k), reduced.reshape(r.extents(5)).read().view(r.map(6)))
+    yield becomes("reduction", x.view(m).reduce(operation, k), reduced.reshape(r.extents(5)).read().view(r.map(6)))
     s = each(matching_reduction.sums, m, k)
     summed = call(s.text(0), s.text(1), [x.view(s.map(2)).compute().reshape(s.extents(3))], s.extents(4))
-    yield equal(
+    yield becomes(
         "sum-reduction", x.view(m).sum(k), summed.reshape(s.extents(5)).read().view(s.map(6)), exactness="reassociates"
     )
 
@@ -84,7 +84,7 @@ def pooling(x: TensorVar, m: MapVar, k: IntVar, factor: TextVar, e: ExtentsVar) 
     a = each(matching_reduction.averages, m, k, factor)
     pooled = call(a.text(0), a.text(1), [x.view(a.map(2)).compute().reshape(a.extents(3))], a.extents(4))
     average = pooled.reshape(a.extents(5)).read().view(a.map(6))
-    yield equal("average-pool", x.view(m).sum(k) * fill(factor, e), average, exactness="reassociates")
+    yield becomes("average-pool", x.view(m).sum(k) * fill(factor, e), average, exactness="reassociates")
 
 
 @rule_group("epilogue")
@@ -105,10 +105,10 @@ def epilogue(
     produced = call(op, attributes, [a, b], e).reshape(s).read().view(m)
     z = each(view_algebra.bias, op, attributes, e, s, m, n)
     biased = call(z.text(0), z.text(1), [a, b, y.view(z.map(2)).compute()], e).reshape(s).read().view(m)
-    yield equal("bias", produced + y.view(n), biased, exactness="reassociates")
-    yield equal("bias-left", y.view(n) + produced, biased, exactness="reassociates")
+    yield becomes("bias", produced + y.view(n), biased, exactness="reassociates")
+    yield becomes("bias-left", y.view(n) + produced, biased, exactness="reassociates")
     t = each(view_algebra.epilogue, op, attributes, m, f)
-    yield equal(
+    yield becomes(
         "fused-activation",
         apply(f, call(op, attributes, args, e).reshape(s).read().view(m)),
         call(op, t.text(0), args, e).reshape(s).read().view(m),
@@ -119,7 +119,7 @@ def epilogue(
 def layout(b: BufferVar, m: MapVar) -> Iterator[Rule]:
     """Copies that library operators can make."""
     t = each(view_algebra.transposition, m)
-    yield equal("transpose", b.read().view(m).compute(), call("Transpose", t.text(0), [b], t.extents(1)))
+    yield becomes("transpose", b.read().view(m).compute(), call("Transpose", t.text(0), [b], t.extents(1)))
 
 
 @rule_group("transposed_operands")
@@ -128,5 +128,5 @@ def transposed_operands(a: BufferVar, b: BufferVar, e: ExtentsVar, s: ExtentsVar
     turned = library.format_attributes(perm=(1, 0))
     left = call("MatMul", "", [call("Transpose", turned, [a], s), b], e)
     right = call("MatMul", "", [a, call("Transpose", turned, [b], s)], e)
-    yield equal("gemm-left-transposed", left, call("Gemm", library.format_attributes(transA=1), [a, b], e))
-    yield equal("gemm-right-transposed", right, call("Gemm", library.format_attributes(transB=1), [a, b], e))
+    yield becomes("gemm-left-transposed", left, call("Gemm", library.format_attributes(transA=1), [a, b], e))
+    yield becomes("gemm-right-transposed", right, call("Gemm", library.format_attributes(transB=1), [a, b], e))

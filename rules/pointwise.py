@@ -14,8 +14,8 @@ from egraph_opt.egraph.language import (
     TensorVar,
     TextVar,
     apply,
+    becomes,
     each,
-    equal,
     rule_group,
 )
 from egraph_opt.ir import view_algebra as by
@@ -27,7 +27,7 @@ def pointwise(x: TensorVar, y: TensorVar, f: TextVar, m: MapVar, k: IntVar) -> I
     have."""
 
     def leaves(name: str, left: Node, right: Node, *, given: Sequence[Each] = ()) -> Rule:
-        return equal(f"view-leaves-{name}", left, right, given=given, original=True)
+        return becomes(f"view-leaves-{name}", left, right, given=given, original=True)
 
     back = each(by.inverted, m)
     yield leaves("function", apply(f, x.view(m)), apply(f, x).view(m), given=[each(by.is_bijective, m)])

@@ -12,10 +12,10 @@ from egraph_opt.egraph.language import (
     Rule,
     TensorVar,
     TextVar,
+    becomes,
     call,
     cancels,
     each,
-    equal,
     fill,
     rule_group,
 )
@@ -38,13 +38,13 @@ def simplification(
 ) -> Iterator[Rule]:
     """Views compose, the identity view is nothing, and memory that is right already stays."""
     composed = each(by.composed, n, m)
-    yield equal("view-of-view", x.view(m).view(n), x.view(composed.map(0)))
-    yield equal("identity-view", x.view(m), x, given=[each(by.is_identity, m)])
+    yield becomes("view-of-view", x.view(m).view(n), x.view(composed.map(0)))
+    yield becomes("identity-view", x.view(m), x, given=[each(by.is_identity, m)])
     yield cancels("bijection-cancels", x.view(m), y.view(m), (x, y), given=[each(by.is_bijective, m)])
-    yield equal("view-of-constant", fill(value, e).view(m), fill(value, each(by.constant_view, m).extents(0)))
-    yield equal("read-of-compute", x.compute().read(), x)
-    yield equal("compute-of-read", b.read().compute(), b)
-    yield equal("reshape-of-reshape", b.reshape(e).reshape(s), b.reshape(s))
-    yield equal("reshape-to-itself", call(op, attributes, args, e).reshape(e), call(op, attributes, args, e))
+    yield becomes("view-of-constant", fill(value, e).view(m), fill(value, each(by.constant_view, m).extents(0)))
+    yield becomes("read-of-compute", x.compute().read(), x)
+    yield becomes("compute-of-read", b.read().compute(), b)
+    yield becomes("reshape-of-reshape", b.reshape(e).reshape(s), b.reshape(s))
+    yield becomes("reshape-to-itself", call(op, attributes, args, e).reshape(e), call(op, attributes, args, e))
     same = each(by.same_memory, m)
-    yield equal("view-is-reshape", b.read().view(m).compute(), b.reshape(same.extents(0)))
+    yield becomes("view-is-reshape", b.read().view(m).compute(), b.reshape(same.extents(0)))

@@ -2,161 +2,137 @@
 
 A rule group is a generator function whose parameters are its pattern variables::
 
-    @rule_group("derivation")
+    @rule_group
     def sums(x: TensorVar, n: IntVar, k: IntVar) -> Iterator[Rule]:
-        yield equal("sum-merges", x.sum(k).sum(n), x.sum(n + k))
+        yield becomes("sum-merges", x.sum(k).sum(n), x.sum(n + k), exactness="reassociates")
 
-``each(function, …)`` calls a Python function on bound maps, texts and integers at match time; every tuple it returns
-is one firing, and ``.map(i)``, ``.text(i)``, ``.integer(i)``, ``.extents(i)`` name its fields on the right-hand side.
+``becomes`` is used from left to right, ``equal`` both ways; ``jointly`` matches several terms at once and ``together``
+hands all terms that share an operand to one Python function. ``each(function, …)`` calls a Python function on bound
+maps, texts and integers at match time; every tuple it returns is one firing, and ``.map(i)``, ``.text(i)``,
+``.integer(i)``, ``.extents(i)`` name its fields on the right-hand side. ``given=[holds(predicate, …), constant(w)]``
+are conditions.
+
+A rule that cannot be right is refused where it is declared: see :mod:`egraph_opt.egraph.declaration`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, overload
 
+from egraph_opt.egraph import declaration
+from egraph_opt.egraph.pattern import (
+    ArgsVar,
+    BufferVar,
+    Constant,
+    Each,
+    ExtentsVar,
+    Fact,
+    Field,
+    IntVar,
+    MapVar,
+    Node,
+    Pattern,
+    TensorVar,
+    TextVar,
+    Variable,
+    apply,
+    call,
+    constant,
+    each,
+    fields,
+    fill,
+    format_extents,
+    holds,
+    parse_extents,
+    parts,
+    variables,
+)
 from egraph_opt.errors import EgraphOptError
-from egraph_opt.ir.expr import Extents
 
-Sort = Literal["Tensor", "Buffer", "Args", "String", "i64"]
-Kind = Literal["map", "text", "extents", "integer", "value"]
-Exactness = Literal["bitwise", "reassociates", "real_only"]
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """A term of the e-graph with variables: a constructor applied to patterns, a variable, a literal or a computed
-    field."""
-
-    sort: Sort
-
-    def view(self, m: Pattern) -> Node:
-        return Node("Tensor", "View", (self, m))
-
-    def sum(self, k: Pattern | int) -> Node:
-        return Node("Tensor", "Sum", (self, _integer(k)))
-
-    def reduce(self, operation: Pattern | str, k: Pattern | int) -> Node:
-        return Node("Tensor", "Reduce", (_text(operation), self, _integer(k)))
-
-    def softmax(self, k: Pattern | int) -> Node:
-        return Node("Tensor", "Softmax", (self, _integer(k)))
-
-    def __mul__(self, other: Pattern) -> Node:
-        return Node("Tensor", "Mul", (self, other))
-
-    def __add__(self, other: Pattern) -> Node:
-        return Node("i64", "+", (self, other)) if self.sort == "i64" else Node("Tensor", "Add", (self, other))
-
-    def compute(self) -> Node:
-        return Node("Buffer", "Compute", (self,))
-
-    def read(self) -> Node:
-        return Node("Tensor", "Read", (self,))
-
-    def reshape(self, extents: Pattern) -> Node:
-        return Node("Buffer", "Reshape", (self, extents))
+__all__ = [
+    "ArgsVar",
+    "BufferVar",
+    "Constant",
+    "Each",
+    "ExtentsVar",
+    "Fact",
+    "Field",
+    "IntVar",
+    "MapVar",
+    "Member",
+    "Node",
+    "Pattern",
+    "Rule",
+    "RuleGroup",
+    "TensorVar",
+    "TextVar",
+    "Variable",
+    "apply",
+    "approximate",
+    "becomes",
+    "call",
+    "cancels",
+    "constant",
+    "each",
+    "equal",
+    "fields",
+    "fill",
+    "format_extents",
+    "holds",
+    "jointly",
+    "parse_extents",
+    "parts",
+    "rule_group",
+    "together",
+    "variables",
+]
 
 
 @dataclass(frozen=True)
-class Node(Pattern):
-    constructor: str
-    arguments: tuple[Pattern, ...]
+class Approximate:
+    """Both sides differ by at most ``bound``, relative to the largest magnitude of the result."""
+
+    bound: float
 
 
-@dataclass(frozen=True)
-class Variable(Pattern):
-    """A pattern variable. ``kind`` tells how a text or integer is shown to Python functions."""
-
-    name: str
-    kind: Kind | None = None
-
-
-@dataclass(frozen=True)
-class Constant(Pattern):
-    value: str | int
+# bitwise: equal bit by bit, NaN and infinities included. reassociates: sums and products in another order, equal for
+# finite values within rounding. real_only: equal for real numbers, but NaN, infinities or rounding may show.
+Exactness = Literal["bitwise", "reassociates", "real_only"] | Approximate
+EXACTNESSES = ("bitwise", "reassociates", "real_only")
+Condition = Each | Fact
 
 
-@dataclass(frozen=True)
-class Field(Pattern):
-    """One field of a computed value, usable on the right-hand side and in conditions."""
+def approximate(bound: float) -> Approximate:
+    """The exactness of a rule whose sides differ by at most ``bound`` of the largest magnitude of the result."""
+    if not 0 < bound < 1:
+        raise EgraphOptError(f"approximate({bound}): the bound is a share of the result, between 0 and 1")
+    return Approximate(bound)
 
-    call: Each
-    index: int
 
+class Member(Mapping[str, Any]):
+    """One match of a ``together`` rule: its variables by name.
 
-@dataclass(frozen=True)
-class Each:
-    """A Python function of bound variables, called at match time; one firing for every tuple it returns.
-
-    Arguments arrive decoded (IndexMap, int, str, extents tuple); returned IndexMaps, tuples of ints, ints and
-    strings are encoded. An exception ends the run and names the rule.
+    Maps, extents, texts and integers are values; tensors and buffers are variables to write the right-hand side with.
     """
 
-    function: Callable[..., Sequence[tuple[Any, ...]]]
-    arguments: tuple[Variable | Constant, ...]
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
 
-    def map(self, index: int) -> Field:
-        return Field("String", self, index)
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
 
-    text = extents = value = map
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
 
-    def integer(self, index: int) -> Field:
-        return Field("i64", self, index)
-
-
-def each(function: Callable[..., Sequence[tuple[Any, ...]]], *arguments: Pattern | str | int) -> Each:
-    converted: list[Variable | Constant] = []
-    for argument in arguments:
-        value = _text(argument) if isinstance(argument, str) else _integer(argument)
-        if not isinstance(value, Variable | Constant):
-            raise EgraphOptError(f"{function.__name__}: only variables and literals can be passed to a Python function")
-        converted.append(value)
-    return Each(function, tuple(converted))
+    def __len__(self) -> int:
+        return len(self._values)
 
 
-def _integer(value: Pattern | int | str) -> Pattern:
-    return Constant("i64", value) if isinstance(value, int) else _text(value)
-
-
-def _text(value: Pattern | str) -> Pattern:
-    return Constant("String", value) if isinstance(value, str) else value
-
-
-def apply(function: Pattern | str, *arguments: Pattern) -> Node:
-    """A scalar function applied pointwise; its name includes the parameters."""
-    return Node("Tensor", f"Apply{len(arguments)}", (_text(function), *arguments))
-
-
-def fill(value: Pattern | Fraction | int, extents: Pattern | Extents) -> Node:
-    shown = Constant("String", str(Fraction(value))) if isinstance(value, int | Fraction) else value
-    shape = Constant("String", format_extents(extents)) if isinstance(extents, tuple) else extents
-    return Node("Tensor", "Fill", (shown, shape))
-
-
-def call(
-    operator: Pattern | str, attributes: Pattern | str, arguments: Sequence[Pattern] | Pattern, extents: Pattern
-) -> Node:
-    """A library call; ``arguments`` is a list of buffers or a variable for the whole list."""
-    if isinstance(arguments, Pattern):
-        chain: Pattern = arguments
-    else:
-        chain = Node("Args", "Nil", ())
-        for argument in reversed(arguments):
-            chain = Node("Args", "Cons", (argument, chain))
-    return Node("Buffer", "Call", (_text(operator), _text(attributes), chain, extents))
-
-
-def format_extents(extents: Sequence[int]) -> str:
-    return ",".join(map(str, extents))
-
-
-def parse_extents(text: str) -> Extents:
-    return tuple(int(part) for part in text.split(",") if part)
+Combine = Callable[[Sequence[Member]], Sequence[Mapping[int, Pattern]]]
 
 
 @dataclass(frozen=True)
@@ -164,40 +140,54 @@ class Rule:
     """``left`` equals ``right`` wherever ``left`` matches, the fields exist and ``given`` holds.
 
     ``original`` rules match terms of the program itself only, not those that rules made. With ``beside`` and
-    ``united``: wherever ``left`` equals ``beside``, the two variables are equal.
+    ``united``: wherever ``left`` equals ``beside``, the two variables are equal. ``more`` are further pairs that are
+    matched together with the first and equal as well. With ``combine`` all matches that agree on ``sharing`` are handed
+    to it together. ``origin`` is the pack the rule comes from.
     """
 
     name: str
     left: Node
     right: Pattern
     exactness: Exactness = "bitwise"
-    given: tuple[Each, ...] = ()
+    given: tuple[Condition, ...] = ()
     original: bool = False
     beside: Node | None = None
     united: tuple[Variable, Variable] | None = None
+    more: tuple[tuple[Node, Pattern], ...] = ()
+    combine: Combine | None = None
+    sharing: tuple[Variable, ...] = ()
     group: str = ""
     documentation: str = ""
+    origin: str = "built-in"
 
     def __post_init__(self) -> None:
-        matched = [self.left, *([] if self.beside is None else [self.beside])]
-        bound = {variable.name for side in matched for variable in variables(side)}
-        sides: list[Pattern | Each] = [self.right, *self.calls]
-        used = [v for side in sides for v in variables(side)]
-        for variable in used:
-            if variable.name not in bound:
-                raise EgraphOptError(
-                    f"rule {self.name!r}: variable {variable.name!r} is not bound by the left-hand side;"
-                    " use it there or compute it with each()"
-                )
-        if len(fields(self.right)) > 1:
+        if not isinstance(self.exactness, Approximate) and self.exactness not in EXACTNESSES:
+            known = ", ".join(map(repr, EXACTNESSES))
             raise EgraphOptError(
-                f"rule {self.name!r}: the right-hand side uses {len(fields(self.right))} each() values; combine them"
+                f"rule {self.name!r}: unknown exactness {self.exactness!r}; choose {known} or approximate(bound)"
             )
+        declaration.check(self)
+
+    @cached_property
+    def matched(self) -> list[Node]:
+        """All terms the rule has to find."""
+        return [self.left, *([] if self.beside is None else [self.beside]), *(left for left, _ in self.more)]
+
+    @cached_property
+    def sides(self) -> list[Pattern | Each]:
+        """Everything that uses what was matched: the right-hand sides and the Python functions."""
+        return [self.right, *(right for _, right in self.more), *self.calls]
 
     @cached_property
     def calls(self) -> list[Each]:
-        """The Python functions of the rule: its conditions and what its right-hand side computes."""
-        return [*self.given, *fields(self.right)]
+        """The Python functions of the rule: its conditions and what its right-hand sides compute."""
+        computed = [each_ for right in (self.right, *(right for _, right in self.more)) for each_ in fields(right)]
+        return list(dict.fromkeys([*(c for c in self.given if isinstance(c, Each)), *computed]))
+
+    @cached_property
+    def facts(self) -> list[Fact]:
+        """The conditions that the e-graph itself knows."""
+        return [condition for condition in self.given if isinstance(condition, Fact)]
 
     @cached_property
     def asked(self) -> list[Variable]:
@@ -206,108 +196,136 @@ class Rule:
 
     @cached_property
     def answered(self) -> list[Field]:
-        """The computed fields its right-hand side uses, each once and in order."""
-        found = {part for part in parts(self.right) if isinstance(part, Field)}
-        return sorted(found, key=lambda part: part.index)
+        """The computed fields its right-hand sides use, each once and in order."""
+        found = {part for side in (self.right, *(r for _, r in self.more)) for part in parts(side)}
+        return sorted((part for part in found if isinstance(part, Field)), key=lambda part: part.index)
 
 
-def variables(pattern: Pattern | Each) -> Iterator[Variable]:
-    """All variables of a pattern, with repetitions."""
-    match pattern:
-        case Variable():
-            yield pattern
-        case Node(_, _, arguments):
-            for argument in arguments:
-                yield from variables(argument)
-        case Field(_, each_, _):
-            yield from variables(each_)
-        case Each(_, arguments):
-            for argument in arguments:
-                yield from variables(argument)
-
-
-def parts(pattern: Pattern) -> Iterator[Pattern]:
-    """A pattern and all patterns in it, outermost first."""
-    yield pattern
-    if isinstance(pattern, Node):
-        for argument in pattern.arguments:
-            yield from parts(argument)
-
-
-def fields(pattern: Pattern) -> list[Each]:
-    """The computed values a pattern uses, each once."""
-    return list(dict.fromkeys(part.call for part in parts(pattern) if isinstance(part, Field)))
-
-
-def equal(
+def becomes(
     name: str,
     left: Node,
     right: Pattern,
     *,
     exactness: Exactness = "bitwise",
-    given: Sequence[Each] = (),
+    given: Sequence[Condition] = (),
     original: bool = False,
 ) -> Rule:
     """An equation used from left to right: whatever matches ``left`` becomes equal to ``right``."""
     return Rule(name, left, right, exactness, tuple(given), original)
 
 
+def equal(
+    name: str, left: Node, right: Node, *, exactness: Exactness = "bitwise", given: Sequence[Condition] = ()
+) -> tuple[Rule, Rule]:
+    """An equation used both ways: as ``name`` from left to right, as ``name-back`` from right to left.
+
+    Both sides use the same variables and compute nothing; an equation that computes is a :func:`becomes`.
+    """
+    declaration.check_both_ways(name, left, right)
+    return (
+        becomes(name, left, right, exactness=exactness, given=given),
+        becomes(f"{name}-back", right, left, exactness=exactness, given=given),
+    )
+
+
 def cancels(
-    name: str, left: Node, beside: Node, united: tuple[Variable, Variable], *, given: Sequence[Each] = ()
+    name: str, left: Node, beside: Node, united: tuple[Variable, Variable], *, given: Sequence[Condition] = ()
 ) -> Rule:
     """Wherever the two terms are equal, so are the two variables."""
     return Rule(name, left, left, given=tuple(given), beside=beside, united=united)
 
 
+def jointly(
+    name: str,
+    *pairs: tuple[Node, Pattern],
+    exactness: Exactness = "bitwise",
+    given: Sequence[Condition] = (),
+) -> Rule:
+    """Several equations over one match: all left-hand sides are found together and share their variables.
+
+    Every pair of matches fires, so among n operators of one input there are n². :func:`together` sees them all at once.
+    """
+    if len(pairs) < 2:
+        raise EgraphOptError(f"rule {name!r}: jointly() takes at least two pairs; for one equation use becomes()")
+    (left, right), *more = pairs
+    return Rule(name, left, right, exactness, tuple(given), more=tuple(more))
+
+
+def together(
+    name: str,
+    member: Node,
+    *,
+    sharing: Variable | Sequence[Variable],
+    combine: Combine,
+    exactness: Exactness = "bitwise",
+    given: Sequence[Condition] = (),
+    original: bool = False,
+) -> Rule:
+    """All terms that match ``member`` and agree on ``sharing``, at once.
+
+    ``combine`` gets the matches, each a mapping from variable names to values, and returns any number of mappings from
+    a match's position to the term it equals. It is called once a run for every group of at least two.
+    """
+    shared = (sharing,) if isinstance(sharing, Variable) else tuple(sharing)
+    return Rule(name, member, member, exactness, tuple(given), original, combine=combine, sharing=shared)
+
+
 @dataclass(frozen=True)
 class RuleGroup:
-    """A named set of rules that can be switched on and off together."""
+    """A named set of rules that can be switched on and off together; ``origin`` is the pack it comes from."""
 
     name: str
     rules: tuple[Rule, ...]
     documentation: str = field(default="", compare=False)
+    origin: str = "built-in"
+
+    def of_pack(self, pack: str) -> RuleGroup:
+        """The same group as part of a pack."""
+        return replace(self, rules=tuple(replace(rule, origin=pack) for rule in self.rules), origin=pack)
 
 
-_SORTS: dict[str, tuple[Sort, Kind | None]] = {
-    "TensorVar": ("Tensor", None),
-    "BufferVar": ("Buffer", None),
-    "ArgsVar": ("Args", None),
-    "MapVar": ("String", "map"),
-    "TextVar": ("String", "text"),
-    "ExtentsVar": ("String", "extents"),
-    "IntVar": ("i64", "integer"),
-}
+_ANNOTATIONS = {c.__name__: c for c in (TensorVar, BufferVar, ArgsVar, MapVar, TextVar, ExtentsVar, IntVar)}
 
-# Parameter annotations of rule groups.
-TensorVar: TypeAlias = Variable
-BufferVar: TypeAlias = Variable
-ArgsVar: TypeAlias = Variable
-MapVar: TypeAlias = Variable
-TextVar: TypeAlias = Variable
-ExtentsVar: TypeAlias = Variable
-IntVar: TypeAlias = Variable
+Generator = Callable[..., Iterator[Rule | tuple[Rule, ...]]]
 
 
-def rule_group(name: str) -> Callable[[Callable[..., Iterator[Rule]]], RuleGroup]:
-    """Turn a generator of rules into a group; its parameters are the pattern variables, typed by annotation."""
+@overload
+def rule_group(name: Generator) -> RuleGroup: ...
+@overload
+def rule_group(name: str) -> Callable[[Generator], RuleGroup]: ...
+def rule_group(name: str | Generator) -> RuleGroup | Callable[[Generator], RuleGroup]:
+    """Turn a generator of rules into a group; its parameters are the pattern variables, typed by annotation.
 
-    def decorate(function: Callable[..., Iterator[Rule]]) -> RuleGroup:
-        arguments = []
-        for parameter in inspect.signature(function).parameters.values():
-            annotation = str(parameter.annotation)
-            if annotation not in _SORTS:
-                raise EgraphOptError(
-                    f"rule group {name!r}: parameter {parameter.name!r} is annotated {annotation!r};"
-                    f" choose one of {', '.join(_SORTS)}"
-                )
-            sort, kind = _SORTS[annotation]
-            arguments.append(Variable(sort, parameter.name, kind))
-        rules = tuple(
-            replace(r, group=name, documentation=inspect.getdoc(function) or "") for r in function(*arguments)
+    ``@rule_group`` names the group after the function, ``@rule_group("name")`` as told.
+    """
+    if not isinstance(name, str):
+        return _group(name.__name__, name)
+    return lambda function: _group(name, function)
+
+
+def _group(name: str, function: Generator) -> RuleGroup:
+    if not name.replace("_", "a").replace("-", "a").isalnum():
+        raise EgraphOptError(f"rule group {name!r}: a name consists of letters, digits, '-' and '_'")
+    documentation = inspect.getdoc(function) or ""
+    rules: list[Rule] = []
+    for found in function(*(_variable(name, p) for p in inspect.signature(function).parameters.values())):
+        rules += found if isinstance(found, tuple) else (found,)
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise EgraphOptError(f"rule group {name!r}: yields {rule!r}; yield becomes(…), equal(…), jointly(…) …")
+    names = [rule.name for rule in rules]
+    for repeated in sorted({n for n in names if names.count(n) > 1}):
+        raise EgraphOptError(f"rule group {name!r}: two rules are named {repeated!r}; give each its own name")
+    return RuleGroup(name, tuple(replace(r, group=name, documentation=documentation) for r in rules), documentation)
+
+
+def _variable(group: str, parameter: inspect.Parameter) -> Variable:
+    annotation = parameter.annotation
+    name = annotation.rpartition(".")[2] if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if name not in _ANNOTATIONS:
+        shown = "nothing" if annotation is inspect.Parameter.empty else repr(annotation)
+        raise EgraphOptError(
+            f"rule group {group!r}: parameter {parameter.name!r} is annotated {shown};"
+            f" choose one of {', '.join(_ANNOTATIONS)}"
         )
-        names = [r.name for r in rules]
-        for repeated in {n for n in names if names.count(n) > 1}:
-            raise EgraphOptError(f"rule group {name!r}: two rules are named {repeated!r}; give each its own name")
-        return RuleGroup(name, rules, inspect.getdoc(function) or "")
-
-    return decorate
+    return _ANNOTATIONS[name](parameter.name)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from egraph_opt.egraph.language import Constant, Each, Rule, Variable, format_extents, parse_extents
+from egraph_opt.egraph.pattern import Constant, Each, Kind, Variable, format_extents, parse_extents
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import maps
 from egraph_opt.ir.maps import IndexMap
+
+if TYPE_CHECKING:
+    from egraph_opt.egraph.language import Rule
 
 Literal = str | int
 
@@ -52,9 +55,8 @@ def answers(rule: Rule, arguments: tuple[Literal, ...]) -> list[tuple[Literal, .
             if not records:
                 return []
     except Exception as error:
-        raise RuleError(
-            f"rule {rule.name!r}: {each.function.__name__} raised {type(error).__name__}: {error}"
-        ) from error
+        name = getattr(each.function, "__name__", str(each.function))
+        raise RuleError(f"rule {rule.name!r}: {name} raised {type(error).__name__}: {error}") from error
     return [tuple(record[field.index] for field in rule.answered) for record in records]
 
 
@@ -64,12 +66,18 @@ def _argument(slot: Variable | Constant, bound: Mapping[str, Literal]) -> Litera
 
 @lru_cache(maxsize=200_000)
 def _call(each: Each, arguments: tuple[Literal, ...]) -> tuple[tuple[Literal, ...], ...]:
-    values = [_decode(argument, slot) for argument, slot in zip(arguments, each.arguments, strict=True)]
-    return tuple(tuple(map(_encode, record)) for record in each.function(*values))
+    values = [
+        decode(argument, None if isinstance(slot, Constant) else slot.kind)
+        for argument, slot in zip(arguments, each.arguments, strict=True)
+    ]
+    found = each.function(*values)
+    if each.predicate:
+        found = [()] if found else []
+    return tuple(tuple(map(_encode, record)) for record in found)
 
 
-def _decode(value: Literal, slot: Variable | Constant) -> Any:
-    kind = None if isinstance(slot, Constant) else slot.kind
+def decode(value: Literal, kind: Kind | None) -> Any:
+    """What a Python function gets for a text or integer of the e-graph."""
     if kind == "map":
         return map_of(str(value))
     if kind == "extents":

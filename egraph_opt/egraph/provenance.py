@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from egraph_opt.egraph import primitives
-from egraph_opt.egraph.language import format_extents, parse_extents
+from egraph_opt.egraph.pattern import format_extents, parse_extents
 from egraph_opt.egraph.snapshot import ENode, Snapshot, fraction
 from egraph_opt.ir.program import Program
 from egraph_opt.ir.terms import (

@@ -8,8 +8,8 @@ from fractions import Fraction
 from functools import cached_property
 
 from egraph_opt.egraph import canonical, primitives
-from egraph_opt.egraph.engine import CONSTRUCTORS, EGraph
-from egraph_opt.egraph.language import parse_extents
+from egraph_opt.egraph.engine import EGraph
+from egraph_opt.egraph.pattern import CONSTRUCTORS, parse_extents
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir.expr import Extents
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from egraph_opt.egraph import primitives
-from egraph_opt.egraph.language import parse_extents
+from egraph_opt.egraph.pattern import parse_extents
 from egraph_opt.egraph.snapshot import ENode, Snapshot, fraction
 from egraph_opt.ir import interpreter, library
 from egraph_opt.ir.interpreter import Arithmetic, ModularArithmetic

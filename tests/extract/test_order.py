@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from egraph_opt.egraph.engine import CONSTRUCTORS
+from egraph_opt.egraph.pattern import CONSTRUCTORS
 from egraph_opt.egraph.saturate import saturated
 from egraph_opt.egraph.snapshot import ENode, Snapshot
 from egraph_opt.extract.alternatives import Extraction
