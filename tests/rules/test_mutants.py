@@ -33,8 +33,8 @@ def _each(pattern: Pattern, old: Each, new: Each) -> Pattern:
     match pattern:
         case Node(sort, constructor, arguments):
             return Node(sort, constructor, tuple(_each(a, old, new) for a in arguments))
-        case Field(sort, call, index):
-            return Field(sort, new if call == old else call, index)
+        case Field():
+            return replace(pattern, call=new if pattern.call == old else pattern.call)
     return pattern
 
 
@@ -229,10 +229,10 @@ def _groups(mutant: Mutant | None) -> Iterator[RuleGroup]:
 
 
 def _unsound(program: Program, mutant: Mutant | None) -> bool:
-    groups = {group.name: group for group in _groups(mutant)}
     egraph = EGraph()
     egraph.add_program(program)
     try:
+        groups = {group.name: group for group in _groups(mutant)}
         saturate(
             egraph,
             [Phase(groups[phase.group.name], phase.rounds) for phase in PHASES],
@@ -241,7 +241,7 @@ def _unsound(program: Program, mutant: Mutant | None) -> bool:
         )
         return bool(judge(Snapshot(egraph), operators.values(program)).mismatches)
     except (EgraphOptError, ValueError, IndexError):
-        # Extents that no longer fit are a wrong value too.
+        # A rule that is refused, or extents that no longer fit, are caught too.
         return True
 
 
