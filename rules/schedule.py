@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from egraph_opt.egraph.language import RuleGroup
+from egraph_opt.rules.association import association
 from egraph_opt.rules.derivation import contraction_forms, phases, splitting, substitution, windows
 from egraph_opt.rules.instantiation import epilogue, instantiation, layout, pooling, transposed_operands
 from egraph_opt.rules.pointwise import pointwise
+from egraph_opt.rules.siblings import siblings, sums
 from egraph_opt.rules.simplification import simplification
 
 
@@ -19,22 +22,41 @@ class Phase:
     rounds: int
 
 
-# Each phase sees what the phases before it made. Generative groups run a bounded number of rounds: a split begets only
-# splits by smaller factors, a summation splits once, and matched operators are not taken apart again.
-PHASES: tuple[Phase, ...] = (
-    Phase(contraction_forms, 1),
-    Phase(phases, 8),
-    Phase(windows, 3),
-    Phase(splitting, 1),
-    Phase(substitution, 1),
-    Phase(instantiation, 1),
-    Phase(pooling, 1),
-    Phase(epilogue, 2),
-    Phase(pointwise, 16),
-    Phase(epilogue, 2),
-    Phase(layout, 1),
-    Phase(transposed_operands, 1),
-)
+# Rounds that the groups of a rule pack run at each of their two places.
+PACK_ROUNDS = 2
+
+
+def schedule(packs: Sequence[RuleGroup] = ()) -> tuple[Phase, ...]:
+    """The phases in their order, with the groups of rule packs at two places: first on the program's own terms, then on
+    the library calls.
+
+    Each phase sees what the phases before it made. Generative groups run a bounded number of rounds: a split begets
+    only splits by smaller factors, a summation splits once, and matched operators are not taken apart again.
+    """
+    foreign = tuple(Phase(group, PACK_ROUNDS) for group in packs)
+    return (
+        *foreign,
+        Phase(contraction_forms, 1),
+        Phase(association, 4),
+        Phase(sums, 4),
+        Phase(phases, 8),
+        Phase(siblings, 1),
+        Phase(windows, 3),
+        Phase(splitting, 1),
+        Phase(substitution, 1),
+        Phase(siblings, 1),
+        Phase(instantiation, 1),
+        Phase(pooling, 1),
+        *foreign,
+        Phase(epilogue, 2),
+        Phase(pointwise, 16),
+        Phase(epilogue, 2),
+        Phase(layout, 1),
+        Phase(transposed_operands, 1),
+    )
+
+
+PHASES: tuple[Phase, ...] = schedule()
 
 SIMPLIFICATION = simplification
 

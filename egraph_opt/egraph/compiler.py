@@ -24,16 +24,18 @@ REMEMBERED = ("Sum", "Call")
 
 @dataclass
 class Question:
-    """``table`` holds the arguments of the matches, ``table!`` the answers to them."""
+    """``table`` holds the arguments of the matches of ``rule``, ``table!`` the answers to them."""
 
     table: str
     answer: Callable[[Row], list[Row]]
     answered: set[Row] = field(default_factory=set)
+    rule: str = ""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A rule as egglog text, with what Python is asked, and the columns of the members of a ``together`` rule."""
+    """A rule as egglog text, with what Python is asked, and the columns of the members of a ``together`` rule: the
+    matched term, then its variables."""
 
     text: str
     question: Question | None = None
@@ -76,7 +78,7 @@ class _Compiler:
         pairs += [(self.match(left), left, right) for left, right in rule.more]
         self.known_facts()
         if rule.combine is not None:
-            return self.collected()
+            return self.collected(root)
         name = quoted(rule.name)
         head = self.head(pairs)
         if not rule.calls:
@@ -97,7 +99,7 @@ class _Compiler:
                 f"(rule ({facts} ({table}! {names} {fields})) ({head}) :ruleset {self.ruleset} :name {name})",
             ]
         )
-        return Compiled(text, Question(table, partial(primitives.answers, rule)))
+        return Compiled(text, Question(table, partial(primitives.answers, rule), rule=rule.name))
 
     def known_facts(self) -> None:
         """Facts about extents and constants that the conditions and the right-hand sides use."""
@@ -109,9 +111,10 @@ class _Compiler:
         for fact in rule.facts:
             self.facts.append(f"(Constant{fact.variable.sort} {fact.variable.name})")
 
-    def collected(self) -> Compiled:
+    def collected(self, root: str) -> Compiled:
         """A ``together`` rule: its matches as rows of a relation, which Python reads."""
-        members = tuple(dict.fromkeys((*variables(self.rule.left), *self.rule.asked)))
+        matched = Variable(self.rule.left.sort, root)
+        members = (matched, *dict.fromkeys((*variables(self.rule.left), *self.rule.asked)))
         table = members_table(self.rule)
         names = " ".join(variable.name for variable in members)
         columns = " ".join(variable.sort for variable in members)

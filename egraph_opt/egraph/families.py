@@ -20,11 +20,13 @@ from egraph_opt.egraph.pattern import Node, Pattern, Variable, parts
 
 @dataclass(frozen=True)
 class _Row:
-    """One match: the text that orders it, its variables as expressions, and as values for the Python function."""
+    """One match: the text that orders it, its variables as expressions, as values for the Python function, and the
+    texts of its classes."""
 
     order: tuple[str, ...]
     bound: dict[str, Expression]
     values: dict[str, Any]
+    classes: dict[str, str]
 
 
 def combined(
@@ -54,7 +56,7 @@ def combined(
         key = tuple(row.order for row in members)
         if len(members) > 1 and key not in seen:
             seen.add(key)
-            found += _answers(rule, members)
+            found += _answers(rule, compiled, members)
     return found
 
 
@@ -64,12 +66,12 @@ def _row(
     """One printed match; None where a condition of the rule fails."""
     columns = dict(zip((v.name for v in compiled.members), terms.get(number).args, strict=True))
     literals: list[str] = []
-    classes: list[str] = []
+    classes: dict[str, str] = {}
     values: dict[str, Any] = {}
     for variable in compiled.members:
         column = columns[variable.name]
         if variable.kind is None:
-            classes.append(shown(terms, column, texts))
+            classes[variable.name] = shown(terms, column, texts)
         else:
             value = terms.get(column).value.value
             literals.append(str(value))
@@ -78,20 +80,23 @@ def _row(
     if not primitives.answers(rule, asked):
         return None
     bound = {name: expression(terms, column, known) for name, column in columns.items()}
-    return _Row((*literals, *classes), bound, values)
+    return _Row((*literals, *classes.values()), bound, values, classes)
 
 
-def _answers(rule: Rule, rows: Sequence[_Row]) -> list[list[bindings._Command]]:
+def _answers(rule: Rule, compiled: Compiled, rows: Sequence[_Row]) -> list[list[bindings._Command]]:
     bound: dict[str, Expression] = {}
+    names: dict[str, str] = {}
     members = []
     for position, row in enumerate(rows):
         values = dict(row.values)
-        for name, value in row.bound.items():
-            if name not in values:
-                sort = next(v.sort for v in _variables(rule) if v.name == name)
-                values[name] = Variable(sort, f"{name}#{position}")
-                bound[f"{name}#{position}"] = value
-        members.append(Member(values))
+        for variable in compiled.members:
+            if variable.kind is None:
+                # Equal classes get one name, so that a function can tell that they are equal.
+                handle = names.setdefault(row.classes[variable.name], f"{variable.name}#{position}")
+                values[variable.name] = Variable(variable.sort, handle)
+                bound[handle] = row.bound[variable.name]
+        term = values.pop(compiled.members[0].name)
+        members.append(Member(term, values))
     assert rule.combine is not None
     try:
         answers = [dict(answer) for answer in rule.combine(members)]
@@ -104,10 +109,6 @@ def _answers(rule: Rule, rows: Sequence[_Row]) -> list[list[bindings._Command]]:
     except Exception as error:
         name = getattr(rule.combine, "__name__", "combine")
         raise primitives.RuleError(f"rule {rule.name!r}: {name} raised {type(error).__name__}: {error}") from error
-
-
-def _variables(rule: Rule) -> list[Variable]:
-    return [part for part in parts(rule.left) if isinstance(part, Variable)]
 
 
 def _commands(

@@ -116,10 +116,12 @@ def approximate(bound: float) -> Approximate:
 class Member(Mapping[str, Any]):
     """One match of a ``together`` rule: its variables by name.
 
-    Maps, extents, texts and integers are values; tensors and buffers are variables to write the right-hand side with.
+    Maps, extents, texts and integers are values; tensors and buffers are variables to write the right-hand side with,
+    and so is ``term``, the term that was matched. Equal terms are equal variables: one term can match in several ways.
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, term: Variable, values: Mapping[str, Any]) -> None:
+        self.term = term
         self._values = dict(values)
 
     def __getitem__(self, name: str) -> Any:
