@@ -72,13 +72,14 @@ class Member:
 
     @cached_property
     def windows(self) -> tuple[Window, ...] | None:
-        """How every axis of the shared operand is walked; None where some axis is not walked by one tap at most."""
+        """How every axis of the shared operand is walked; None where some axis is not walked by one tap at most, freely."""
         c = self.contraction
-        guarded = {i for g in self.shared.guards for i in g.iterators}
+        if any(c.is_reduced(i) for g in self.shared.guards for i in g.iterators):
+            return None
         found = []
         for position, e in enumerate(self.shared.indices):
             taps = [i for i in e.iterators if c.is_reduced(i)]
-            elsewhere = {i for p, f in enumerate(self.shared.indices) if p != position for i in f.iterators} | guarded
+            elsewhere = {i for p, f in enumerate(self.shared.indices) if p != position for i in f.iterators}
             if len(taps) > 1 or any(i in elsewhere or not e.coefficient(i) for i in taps):
                 return None
             if not taps:
