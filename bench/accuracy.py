@@ -90,7 +90,8 @@ class MaxPool(OpRun):
         kernel, strides = given["kernel_shape"], given.get("strides") or [1] * rank
         pads, up = given.get("pads") or [0] * (2 * rank), bool(given.get("ceil_mode"))
         out = [_spatial(x.shape[2 + a], kernel[a], strides[a], 1, pads[a] + pads[a + rank], up) for a in range(rank)]
-        return (_evaluated("MaxPool", [x], (*x.shape[:2], *out), kernel_shape=kernel, strides=strides, pads=pads),)
+        attributes = {"kernel_shape": kernel, "strides": strides, "pads": pads, "ceil_mode": int(up)}
+        return (_evaluated("MaxPool", [x], (*x.shape[:2], *out), **attributes),)
 
 
 def doubled(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,6 +2,6 @@
 
 import sys
 
-from egraph_opt.cli import main
+from egraph_opt.cli.supervisor import supervised
 
-sys.exit(main())
+sys.exit(supervised())

@@ -15,8 +15,11 @@ from egraph_opt.backends import tvm_build
 from egraph_opt.backends.model_timer import TimedModel
 from egraph_opt.errors import EgraphOptError, one_line
 from egraph_opt.extract.implement import Implementer
-from egraph_opt.frontends.onnx_writer import rebuild, serialized, takes_data_file
+from egraph_opt.extract.own_kernels import refuse_wrong
+from egraph_opt.extract.profiler import timing_opset
+from egraph_opt.frontends.onnx_writer import rebuild, serialized, weights
 from egraph_opt.ir.program import Plan
+from egraph_opt.ir.terms import Call
 from egraph_opt.runtime.report import Accuracy, RevertedRegion
 
 if TYPE_CHECKING:
@@ -34,11 +37,7 @@ def store(model: onnx.ModelProto, folder: Path) -> Path:
     """Write a model of any size into an empty or new folder; returns the model file."""
     folder.mkdir(exist_ok=True)
     path = folder / "model.onnx"
-    if takes_data_file(model):
-        duplicate = type(model)()
-        duplicate.CopyFrom(model)
-        model = duplicate
-    content, chunks = serialized(model, "model.onnx.data")
+    content, chunks = serialized(model, "model.onnx.data"), weights(model)
     if chunks:
         with (folder / "model.onnx.data").open("wb") as file:
             file.writelines(chunks)
@@ -90,6 +89,7 @@ class Builder:
     folder: Path
     built: int = 0
     _objects: dict[str, bytes] = field(default_factory=dict)
+    _tried: set[str] = field(default_factory=set)
 
     def build(self, plans: Mapping[int, Plan]) -> Candidate:
         """The model with these plans in the place of their regions.
@@ -113,7 +113,15 @@ class Builder:
                 compiler=str(self.compiler),
                 objects=self._objects,
             )
+            self._try(implementer.untried, library)
         return Candidate(model, TimedModel(path, library), dict(plans), names)
+
+    def _try(self, untried: Mapping[str, Call], library: Path) -> None:
+        """Kernels of users run here for the first time: in a process of their own, each once."""
+        for name, call in sorted(untried.items()):
+            if name not in self._tried:
+                refuse_wrong(call, library, timing_opset(self.loaded.opset))
+                self._tried.add(name)
 
 
 @dataclass

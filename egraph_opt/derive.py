@@ -12,7 +12,7 @@ from functools import cached_property
 from math import prod
 
 from egraph_opt.egraph.provenance import DerivedProgram, programs
-from egraph_opt.egraph.saturate import Budget, Saturation, saturated
+from egraph_opt.egraph.saturate import Budget, Saturation
 from egraph_opt.egraph.snapshot import Snapshot
 from egraph_opt.errors import EgraphOptError, UsageError
 from egraph_opt.ir import definitions, library
@@ -21,7 +21,8 @@ from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.maps import IndexMap
 from egraph_opt.ir.program import Program
 from egraph_opt.ir.terms import Apply, Buffer, Call, Compute, Fill, Read, Reduce, Reshape, Softmax, Source, Tensor, View
-from egraph_opt.rules.schedule import PHASES, SIMPLIFICATION
+from egraph_opt.packs import Pack, select
+from egraph_opt.saturation import Saturator
 
 Option = int | str | Sequence[int]
 # What one operator may cost; the tests hold every operator to it.
@@ -244,6 +245,7 @@ class Derivation:
     saturation: Saturation
     programs: tuple[Found, ...]
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def enodes(self) -> int:
@@ -261,6 +263,7 @@ class Derivation:
         shapes = ", ".join(f"{s.name} {list(s.extents)}" for s in self.program.inputs)
         yield f"{self.operator}: {shapes} -> {list(result.extents)}"
         stop = "" if self.saturation.stop == "saturated" else f", stopped by its limit of {self.saturation.stop}"
+        yield from (f"note: {note}" for note in self.notes)
         count = f"{len(self.programs)} ways to compute it with library calls"
         yield f"{self.enodes:,} e-nodes in {self.seconds:.2f} s{stop}; {count}"
         groups: dict[str, list[Found]] = {}
@@ -332,12 +335,8 @@ def _repeats(index: IndexMap) -> bool:
     return any(e.is_affine and not ex.is_injective(e, index.result) for e in index.indices)
 
 
-def derive_operator(operator: str, **options: Option) -> Derivation:
-    """Saturate one operator of :data:`OPERATORS` and list the programs that its class contains.
-
-    Options are whole numbers or sequences of them (``operation`` of a pool is a text); the defaults are in
-    ``OPERATORS``. Raises UsageError for an unknown operator or option, or sizes that do not fit together.
-    """
+def operator_program(operator: str, **options: Option) -> Program:
+    """The plain definition of an operator. Raises UsageError like :func:`derive_operator`."""
     if operator not in OPERATORS:
         raise UsageError(f"unknown operator {operator}; known: {', '.join(OPERATORS)}")
     chosen = OPERATORS[operator]
@@ -352,16 +351,30 @@ def derive_operator(operator: str, **options: Option) -> Derivation:
         if any(v < smallest for v in values):
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest} everywhere")
     try:
-        program = chosen.define(numbers, texts)
+        return chosen.define(numbers, texts)
     except UsageError:
         raise
     except EgraphOptError as error:
         raise UsageError(str(error)) from error
+
+
+def derive_operator(
+    operator: str, *, rules: str | Sequence[str | Pack] = "", fp: str = "default", **options: Option
+) -> Derivation:
+    """Saturate one operator of :data:`OPERATORS` and list the programs that its class contains.
+
+    Options are whole numbers or sequences of them (``operation`` of a pool is a text); the defaults are in
+    ``OPERATORS``. ``rules`` and ``fp`` choose the rules, see ``egraph_opt.packs.select``. Raises UsageError for an
+    unknown operator or option, or sizes that do not fit together.
+    """
+    program = operator_program(operator, **options)
+    merged = {**OPERATORS[operator].defaults, **options}
     started = time.monotonic()
-    egraph, saturation = saturated(program, PHASES, SIMPLIFICATION, budget=BUDGET)
+    with Saturator(select(rules, fp)) as saturator:
+        saturated = saturator.saturate(program, BUDGET)
     seconds = time.monotonic() - started
-    snapshot = Snapshot(egraph)
+    snapshot = saturated.snapshot
     found = tuple(
         Found(derived) for derived in programs(snapshot, program, "y") if derived.call.operator != "Transpose"
     )
-    return Derivation(operator, merged, program, snapshot, saturation, found, seconds)
+    return Derivation(operator, merged, program, snapshot, saturated.saturation, found, seconds, tuple(saturator.notes))

@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,23 +14,27 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egraph_opt.errors import EgraphOptError, InputRejected, LimitReached, UsageError, one_line
+from egraph_opt.errors import InputRejected, LimitReached, UsageError, one_line
 from egraph_opt.result import Result as Result
 from egraph_opt.runtime.progress import Progress, ProgressCallback, silent
-from egraph_opt.runtime.report import Candidates, Latency, Report, RevertedRegion, Saturation, SaturationRound
+from egraph_opt.runtime.report import Candidates, Latency, Report, RevertedRegion
 from egraph_opt.runtime.timing import Comparison
 
 if TYPE_CHECKING:
     import onnx
 
     from egraph_opt.candidates import Candidate, Prover
+    from egraph_opt.egraph.saturate import Round
+    from egraph_opt.explanation import Origins
     from egraph_opt.extract.profile import Profile
-    from egraph_opt.extract.search import Search
+    from egraph_opt.extract.search import Costs, Search
     from egraph_opt.frontends.regions import Region
     from egraph_opt.ir.program import Plan, Step
+    from egraph_opt.packs import Pack
+    from egraph_opt.saturation import Saturator
 
-# Seconds that saturating all regions and measuring may take, and that a single region may.
-SATURATION_SECONDS, REGION_SECONDS, MEASURING_SECONDS = 120.0, 60.0, 150.0
+# Seconds that measuring may take.
+MEASURING_SECONDS = 150.0
 # Shares of a time limit after which nothing more is saturated, and nothing more is measured.
 SATURATION_SHARE, MEASURING_SHARE = 0.3, 0.6
 # Rounds of choosing and measuring.
@@ -56,14 +60,19 @@ def optimize(
     threads: int | None = None,
     cost: str = "measured",
     profile_db: str | Path | None = None,
+    rules: str | Sequence[str | Pack] = "",
+    fp: str = "default",
     progress: ProgressCallback | None = None,
 ) -> Result:
     """A faster model with the same inputs, outputs and answers; the original itself where nothing faster is found.
 
     ``verify`` random inputs are compared on all outputs. ``time_limit`` bounds the search in seconds; what was found
     by then counts. ``cost`` is "measured" (library calls and kernels are timed on this machine) or "static" (the plan
-    that should be fastest, untimed). Raises InputRejected for a model that cannot be read or that onnxruntime does not
-    load, UsageError for a wrong option.
+    that should be fastest, untimed). ``rules`` adds rule packs and switches rules off ("+mine.py,-epilogue"), ``fp``
+    says what rules may do to floating-point numbers ("strict", "default" or "real"): see ``egraph_opt.packs.select``.
+
+    Raises InputRejected for a model that cannot be read or that onnxruntime does not load, UsageError for a wrong
+    option.
     """
     if target != "cpu":
         raise UsageError(f"unknown target {target!r}; known: cpu")
@@ -71,9 +80,14 @@ def optimize(
         raise UsageError(f"unknown cost model {cost!r}; choose measured or static")
     if verify < 0 or (time_limit is not None and time_limit <= 0) or (threads is not None and threads < 1):
         raise UsageError("verify is at least 0, time_limit above 0 and threads at least 1")
+    from egraph_opt.packs import select
+    from egraph_opt.saturation import Saturator
+
+    selection = select(rules, fp)
     run = _Run(portable, verify, time_limit, seed, threads, cost, progress or silent)
-    with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
-        return run.optimize(model, Path(profile_db) if profile_db is not None else None, Path(folder))
+    saturator = Saturator(selection, progress=run.grown)
+    with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder, saturator:
+        return run.optimize(model, Path(profile_db) if profile_db is not None else None, Path(folder), saturator)
 
 
 def free_prefix(names: Iterable[str]) -> str:
@@ -105,7 +119,6 @@ class _Run:
     cost: str
     progress: ProgressCallback
     seconds: dict[str, float] = field(default_factory=dict)
-    saturations: list[Saturation] = field(default_factory=list)
     reverted: list[RevertedRegion] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     candidates: Candidates = field(default_factory=Candidates)
@@ -124,28 +137,49 @@ class _Run:
         """When this share of the time limit is used up."""
         return self.started + share * self.time_limit if self.time_limit is not None else inf
 
-    def optimize(self, model: str | Path | onnx.ModelProto, profile_db: Path | None, folder: Path) -> Result:
+    def grown(self, done: Round) -> None:
+        """Tell of a round of a saturation."""
+        self.progress(Progress("saturate", f"{done.phase}: {done.enodes} e-nodes"))
+
+    def optimize(
+        self, model: str | Path | onnx.ModelProto, profile_db: Path | None, folder: Path, saturator: Saturator
+    ) -> Result:
         """The run itself; ``folder`` is for files that are not needed afterwards."""
         from egraph_opt.backends.environment import package_versions
         from egraph_opt.candidates import OUT_OF_TIME, Builder, Prover, store
-        from egraph_opt.frontends.onnx_reader import load
-        from egraph_opt.frontends.regions import partition
+        from egraph_opt.explanation import Origins
+        from egraph_opt.exploration import Explorer
+        from egraph_opt.frontends.onnx_emit import unavailable
+        from egraph_opt.frontends.onnx_reader import Objection, load
+        from egraph_opt.frontends.regions import Partition, partition
         from egraph_opt.verification import Judge
 
         with self.phase("read"):
             self.progress(Progress("read"))
-            loaded = load(model)
+            objection = None
+            try:
+                loaded = load(model)
+            except Objection as error:
+                objection, loaded = error, error.loaded
             original = store(loaded.model, folder / "original")
-            parts = partition(loaded)
+            parts = partition(loaded) if objection is None else Partition((), {})
             regions, outside = [region for region in parts.regions if region.worthwhile], parts.opaque
             name = str(model) if isinstance(model, str | Path) else loaded.model.graph.name or "the model"
-            judge = Judge(original, self.verify if regions else 0, self.seed, self.threads, name)
+            try:
+                judge = Judge(original, self.verify if regions else 0, self.seed, self.threads, name, self.deadline())
+            except InputRejected:
+                if objection is not None:
+                    raise objection from None
+                raise
         report = Report(
             model=Path(name).name,
             portable=self.portable,
             operators_before=dict(Counter(node.op_type for node in loaded.nodes)),
             versions=package_versions(),
+            rules=saturator.selection.text,
         )
+        if objection is not None:
+            return Result(loaded.model, self._finish(report, None, str(objection)), None, self.threads)
         if not regions:
             why = f"no part of the model is inside the algebra{_commonest(outside)}"
             return Result(loaded.model, self._finish(report, None, why), None, self.threads)
@@ -154,70 +188,33 @@ class _Run:
             return Result(loaded.model, self._finish(report, None, why), None, self.threads)
         if not self.verify:
             self.notes.append("nothing was verified, as asked")
-        searches = self._saturate(regions, free_prefix(loaded.names))
+        explorer = Explorer(
+            regions,
+            saturator,
+            free_prefix(loaded.names),
+            self.phase,
+            self.progress,
+            self.reverted,
+            self.deadline(SATURATION_SHARE),
+            unavailable(loaded.opset),
+        )
+        explorer.explore()
+        searches = explorer.searches
         compiler = None if self.portable else self._compiler()
-        profile = self._measure(searches, compiler, loaded.opset, profile_db)
-        builder = Builder(loaded, regions, profile, compiler, folder)
-        chosen, latency = self._select(searches, Prover(builder, judge, regions, self.deadline()), original)
+        profile, costs, measure = self._measure(searches, compiler, loaded.opset, profile_db)
+        prover = Prover(Builder(loaded, regions, profile, compiler, folder), judge, regions, self.deadline())
+        explorer.vet(prover, measure)
+        self.notes += saturator.notes
+        report = replace(report, saturation=explorer.saturations, packs=explorer.uses)
+        chosen, latency = self._select(searches, prover, original)
         if chosen is None:
             late = time.monotonic() > self.deadline() or any(entry.reason == OUT_OF_TIME for entry in self.reverted)
             why = "the time limit was reached before a faster one was found" if late else "nothing faster was found"
             return Result(loaded.model, self._finish(report, None, why), None, self.threads)
+        rules = [rule for group in saturator.selection.groups for rule in group.rules]
+        self._explain(chosen, Origins(loaded, regions, searches, explorer.snapshots, rules, costs), report.model)
         report = self._finish(replace(report, latency=latency), chosen, "")
         return Result(chosen.model, report, chosen.library, self.threads)
-
-    def _saturate(self, regions: Sequence[Region], prefix: str) -> dict[int, Search]:
-        """What every region could be computed by, as far as the rules find out within the budget.
-
-        The names of all steps will begin with ``prefix`` and a number.
-        """
-        from egraph_opt.candidates import OUT_OF_TIME
-        from egraph_opt.egraph.saturate import Budget, saturated
-        from egraph_opt.egraph.snapshot import Snapshot
-        from egraph_opt.extract.alternatives import Extraction
-        from egraph_opt.extract.roofline import Device
-        from egraph_opt.extract.search import Search
-        from egraph_opt.rules.schedule import PHASES, SIMPLIFICATION
-
-        searches: dict[int, Search] = {}
-        until = min(time.monotonic() + SATURATION_SECONDS, self.deadline(SATURATION_SHARE))
-        for number, region in enumerate(regions):
-            left = until - time.monotonic()
-            if left <= 0:
-                self._revert(region, OUT_OF_TIME)
-                continue
-            self.progress(Progress("saturate", f"region {region.index}", number, len(regions)))
-            with self._or_revert(region):
-                with self.phase("saturate"):
-                    egraph, done = saturated(
-                        region.program,
-                        PHASES,
-                        SIMPLIFICATION,
-                        # No region takes the time of all that follow.
-                        budget=Budget(seconds=min(REGION_SECONDS, left, 4 * left / (len(regions) - number))),
-                        progress=lambda r: self.progress(Progress("saturate", f"{r.phase}: {r.enodes} e-nodes")),
-                    )
-                    snapshot = Snapshot(egraph)
-                rounds = tuple(SaturationRound(r.phase, r.enodes, r.seconds) for r in done.rounds)
-                self.saturations.append(Saturation(str(region.index), rounds, done.stop, dict(done.matches)))
-                with self.phase("extract"):
-                    problem = Extraction(snapshot, Device()).problem(region.program.outputs)
-                    searches[region.index] = Search(problem, region.program, f"{prefix}{region.index}s")
-        return searches
-
-    @contextmanager
-    def _or_revert(self, region: Region) -> Iterator[None]:
-        """Whatever fails inside, the region's original nodes remain."""
-        try:
-            yield
-        except EgraphOptError as error:
-            self._revert(region, str(error))
-        except RecursionError:
-            self._revert(region, "its terms are nested too deeply")
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:  # egglog's panics are not Exceptions
-            self._revert(region, f"internal error: {type(error).__name__}: {error}")
 
     def _revert(self, region: Region, why: str) -> None:
         self.reverted.append(RevertedRegion(str(region.index), one_line(why), len(region.nodes)))
@@ -232,13 +229,16 @@ class _Run:
 
     def _measure(
         self, searches: Mapping[int, Search], compiler: Path | None, opset: int, profile_db: Path | None
-    ) -> Profile:
-        """Fill in the plans of all searches: choose by measured cost, measure what was chosen, choose again."""
+    ) -> tuple[Profile, Costs, Callable[[Sequence[Search]], None]]:
+        """Fill in the plans of all searches: choose by measured cost, measure what was chosen, choose again.
+
+        The last of the answer does the same for further searches.
+        """
         from egraph_opt.backends.environment import device_key
         from egraph_opt.backends.tvm_build import CODE_VERSION
         from egraph_opt.extract.profile import MODELS, Profile
         from egraph_opt.extract.profiler import LOWEST_OPSET, Profiler
-        from egraph_opt.extract.search import kernel_steps, search
+        from egraph_opt.extract.search import Costs, kernel_steps, search
         from egraph_opt.runtime.cache import default_cache_folder
 
         path = None
@@ -261,25 +261,22 @@ class _Run:
                 steps, lambda done, total: self.progress(Progress("profile", "steps of the best plan", done, total))
             )
 
-        with self.phase("profile"):
-            look = partial(
-                search,
-                list(searches.values()),
-                profile,
-                measure if self.cost == "measured" else None,
-                possible=profiler.runnable,
-                deadline=deadline,
-            )
-            look(rounds=MEASURING_ROUNDS)
-            if self.cost == "measured" and compiler is not None:
-                profiler.thorough = True
-                found = [
-                    outcome for s in searches.values() for outcome in (s.outcome, s.chained) if outcome is not None
-                ]
-                measure(kernel_steps([outcome.choice for outcome in found]))
-                look(rounds=0)
+        def look(wanted: Sequence[Search]) -> None:
+            timer = measure if self.cost == "measured" else None
+            with self.phase("profile"):
+                again = partial(search, wanted, profile, timer, possible=profiler.runnable, deadline=deadline)
+                again(rounds=MEASURING_ROUNDS)
+                if self.cost == "measured" and compiler is not None:
+                    profiler.thorough = True
+                    found = [outcome for s in wanted for outcome in (s.outcome, s.chained) if outcome is not None]
+                    measure(kernel_steps([outcome.choice for outcome in found]))
+                    again(rounds=0)
+                    profiler.thorough = False
+
+        look(list(searches.values()))
         if time.monotonic() > deadline:
             self.notes.append("the search ended at its time limit: steps that were not measured are not used")
+        self.notes += profiler.complaints()
         if profile.warning:
             self.notes.append(profile.warning)
         measured = [m for key, found in profile.measured.items() if key not in known for m in found.values()]
@@ -287,7 +284,7 @@ class _Run:
         failed = sum(1 for m in measured if not m.samples)
         known = {key for key in known if not key.startswith(MODELS)}
         self.candidates = Candidates(total, len(measured), len(known), failed)
-        return profile
+        return profile, Costs(profile, profiler.runnable), look
 
     def _select(
         self, searches: Mapping[int, Search], prover: Prover, original: Path
@@ -389,6 +386,20 @@ class _Run:
         known = [(candidate, profile.comparison(name, candidate.digest)) for candidate in candidates]
         return [(candidate, Comparison.of(*found)) for candidate, found in known if found is not None]
 
+    def _explain(self, chosen: Candidate, origins: Origins, model: str) -> None:
+        """Put into the model how it came about, as far as the time limit allows; without it the model is as good."""
+        from egraph_opt import __version__
+        from egraph_opt.explanation import attach, explain
+
+        self.progress(Progress("explain"))
+        with self.phase("explain"):
+            try:
+                explanation, notes = explain(chosen, origins, model=model, version=__version__, until=self.deadline())
+                attach(chosen.model, explanation)
+                self.notes += notes
+            except Exception as error:
+                self.notes.append(f"the model carries no explanation: {type(error).__name__}: {one_line(str(error))}")
+
     def _finish(self, report: Report, chosen: Candidate | None, why: str) -> Report:
         after = dict(report.operators_before)
         kernels: tuple[str, ...] = ()
@@ -405,7 +416,6 @@ class _Run:
             kernels=kernels,
             accuracy=chosen.accuracy if chosen else None,
             seconds=dict(self.seconds),
-            saturation=tuple(self.saturations),
             candidates=self.candidates,
             unchanged_because=why,
             reverted=tuple(self.reverted),

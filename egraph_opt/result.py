@@ -52,15 +52,10 @@ class Result:
         return written
 
     def _write(self, output: Path) -> tuple[Path, ...]:
-        from egraph_opt.frontends.onnx_writer import serialized, takes_data_file
+        from egraph_opt.frontends.onnx_writer import serialized, weights
         from egraph_opt.runtime.artifacts import data_path, write_model
 
-        model = _copy(self.model) if takes_data_file(self.model) else self.model
-        content, chunks = serialized(model, data_path(output).name)
-        return write_model(output, content, self.library, chunks)
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    duplicate = type(model)()
-    duplicate.CopyFrom(model)
-    return duplicate
+        large = weights(self.model)
+        stored = data_path(output, large) if large else None
+        content = serialized(self.model, stored.name if stored is not None else "")
+        return write_model(output, content, self.library, large, stored)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from egraph_opt.backends.onnxruntime import (
     random_inputs,
     run,
 )
-from egraph_opt.errors import BackendMissing, EgraphOptError, InputRejected
+from egraph_opt.errors import BackendMissing, EgraphOptError, InputRejected, LimitReached
 from egraph_opt.ir.interpreter import run_program
 from egraph_opt.ir.program import Program
 from egraph_opt.ir.terms import Apply, Call, Compute, Reduce, Reshape, Source, Tensor, View, children
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 REFERENCE_PRODUCTS, REFERENCE_ELEMENTS = 3_000_000_000, 1 << 25
 # Inputs to try in this order until the original runs: integers may be indices, lengths or scales.
 FILLS: tuple[Fill, ...] = (RANDOM, (0, None), (1, None), (1, 1), (0, 0))
+# A model that runs longer than this many seconds is not optimized: a loop may have no end.
+RUN_SECONDS = 30.0
 # A candidate's error against float64 may be this many times the original's, or this share of the range.
 ERROR_GROWTH, NEGLIGIBLE_ERROR = 10.0, 2e-6
 
@@ -43,8 +46,9 @@ ERROR_GROWTH, NEGLIGIBLE_ERROR = 10.0, 2e-6
 class Judge:
     """The original's answers on ``runs`` random inputs, to hold candidates against.
 
-    ``problem`` says why nothing can be verified: the original runs on none of the inputs that were tried. ``fill``
-    tells what inputs it runs on, ``label`` names it in messages. Raises InputRejected when the original does not load.
+    ``problem`` says why nothing can be verified: the original runs on none of the inputs that were tried, or too long,
+    or beyond ``deadline`` (monotonic seconds). ``fill`` tells what inputs it runs on, ``label`` names it in messages.
+    Raises InputRejected when the original does not load.
     """
 
     original: Path
@@ -52,6 +56,7 @@ class Judge:
     seed: int
     threads: int | None
     label: str = "the model"
+    deadline: float = inf
     fill: Fill = RANDOM
     problem: str = ""
     expected: list[tuple[dict[str, np.ndarray], list[Any]]] = field(default_factory=list)
@@ -61,7 +66,8 @@ class Judge:
 
     def __post_init__(self) -> None:
         try:
-            session = make_session(self.original, threads=self.threads, spin=False)
+            # Where nothing will be run, onnxruntime need not compute constants: they may be larger than all memory.
+            session = make_session(self.original, threads=self.threads, optimize=self.runs > 0, spin=False)
         except InputRejected as failure:
             raise InputRejected(str(failure).replace(str(self.original), self.label)) from failure
         self.names = [spec.name for spec in output_specs(session)]
@@ -70,13 +76,20 @@ class Judge:
                 self.expected = [self._answers(session, fill, number) for number in range(self.runs)]
             except InputRejected as failure:
                 self.problem = self.problem or str(failure)
+            except (LimitReached, MemoryError) as failure:
+                self.problem = str(failure) or "it takes more memory than there is"
+                return
             else:
                 self.fill, self.problem = fill, ""
                 return
 
     def _answers(self, session: Any, fill: Fill, number: int) -> tuple[dict[str, np.ndarray], list[Any]]:
         inputs = random_inputs(input_specs(session), seed=self.seed + number, fill=fill)
-        return inputs, run(session, inputs)
+        return inputs, run(session, inputs, seconds=self._seconds())
+
+    def _seconds(self) -> float:
+        """How long one run may take: at least a moment, because a run that is late still says whether it works."""
+        return max(min(RUN_SECONDS, self.deadline - time.monotonic()), 1.0)
 
     def verdict(self, candidate: TimedModel, regions: Sequence[Region]) -> Accuracy | str | None:
         """The errors of a candidate, None when nothing is to be compared, or in words why it is wrong."""
@@ -84,8 +97,8 @@ class Judge:
             session = make_session(
                 candidate.model, kernel_library=candidate.kernel_library, threads=self.threads, spin=False
             )
-            answers = [run(session, inputs) for inputs, _ in self.expected]
-        except (InputRejected, BackendMissing) as failure:
+            answers = [run(session, inputs, seconds=RUN_SECONDS) for inputs, _ in self.expected]
+        except (InputRejected, BackendMissing, LimitReached) as failure:
             return str(failure)
         if not self.expected:
             return None
@@ -128,7 +141,8 @@ class Judge:
             return []
         program, inputs = regions[0].program, self.expected[0][0]
         try:
-            exact = run_program(program, {s.name: inputs[s.name] for s in program.inputs if not s.constant})
+            with np.errstate(all="ignore"):
+                exact = run_program(program, {s.name: inputs[s.name] for s in program.inputs if not s.constant})
             return [exact[name] for name in self.names]
         except (KeyError, EgraphOptError, MemoryError):
             return []

@@ -7,7 +7,7 @@ down to the buffers it reads. A body is ranked by its own work and the estimated
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -17,7 +17,7 @@ from egraph_opt.egraph import primitives
 from egraph_opt.egraph.pattern import parse_extents
 from egraph_opt.egraph.snapshot import ENode, Snapshot, fraction
 from egraph_opt.extract.roofline import Device, call_seconds, kernel_seconds
-from egraph_opt.ir import scalar
+from egraph_opt.ir import extensions, library, scalar
 from egraph_opt.ir.expr import bounds
 from egraph_opt.ir.maps import IndexMap
 from egraph_opt.ir.terms import Apply, Call, Compute, Fill, Read, Reduce, Reshape, Softmax, Source, Tensor, View
@@ -31,6 +31,8 @@ HOPELESS = 4.0
 COMBINED = 3
 # Buffers one kernel may read.
 LEAVES = 6
+# Operations one kernel may contain: a sum added to itself twenty times over is a million of them.
+LARGEST_BODY = 512
 # Work of one load and of one view's index arithmetic, in float additions.
 LOAD, INDEX = 1.0, 0.1
 # A reduction over more points than this is not worth much as a plain loop nest: no register blocking.
@@ -47,6 +49,7 @@ class Body:
     leaves: frozenset[int]
     kind: frozenset[str] = frozenset()
     rank: float = 0.0
+    size: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +71,10 @@ def buffer_name(owner: int) -> str:
 
 
 def signature(step: Call | Compute | Reshape) -> str:
-    """What a step does, whatever buffers it reads: the key of its measurements."""
+    """What a step does, whatever buffers it reads: the key of its measurements.
+
+    It tells versions of what users added apart.
+    """
     from egraph_opt.ir.program import kernel_signature
     from egraph_opt.ir.terms import show
 
@@ -77,11 +83,17 @@ def signature(step: Call | Compute | Reshape) -> str:
             shapes = ",".join(
                 "x".join(map(str, a.extents)) + ("c" if isinstance(a, Source) and a.constant else "") for a in arguments
             )
-            return f"{operator}[{attributes}]({shapes})->{'x'.join(map(str, extents))}"
+            called = f"{operator}[{attributes}]({shapes})->{'x'.join(map(str, extents))}"
+            if operator not in library.ADDED and not scalar.ADDED:
+                return called
+            from egraph_opt.extract.own_kernels import version
+
+            return version(step, called)
         case Compute(tensor):
             body, sources = kernel_signature(tensor)
             shapes = ",".join("x".join(map(str, source.extents)) for source in sources)
-            return f"kernel({shapes}) {show(body)}"
+            functions = extensions.identity(body)
+            return f"kernel({shapes}) {show(body)}" + (f" with {functions}" if functions else "")
         case Reshape(buffer, extents):
             return f"reshape({'x'.join(map(str, buffer.extents))})->{'x'.join(map(str, extents))}"
 
@@ -100,12 +112,16 @@ class Problem:
 class Extraction:
     """Builds the :class:`Problem` of one snapshot."""
 
-    def __init__(self, snapshot: Snapshot, device: Device) -> None:
+    def __init__(self, snapshot: Snapshot, device: Device, unavailable: Collection[str] = ()) -> None:
+        """``unavailable`` are library operators that the model's opset does not have."""
         self.snapshot = snapshot
         self.device = device
+        self.unavailable = frozenset(unavailable)
         self.extents = snapshot.extents
         self.size = {owner: prod(extents) for owner, extents in self.extents.items()}
         self.bodies: dict[int, list[Body]] = {}
+        # The best body of each class that only reads a buffer: where kernels would grow too large, they are cut there.
+        self._reads: dict[int, Body] = {}
         self.cost: dict[int, float] = {}
         self._operators: dict[int, frozenset[str]] = {}
         self.constant = self._constants()
@@ -194,16 +210,26 @@ class Extraction:
     def _body(self, owner: int, node: ENode, parts: tuple[Body, ...], density: float, leaves: frozenset[int]) -> Body:
         kind = frozenset().union(*(self._producers(leaf) for leaf in leaves))
         rank = self._kernel_bound(owner, density, leaves) + sum(self.cost.get(leaf, inf) for leaf in sorted(leaves))
-        return Body(node, parts, density, leaves, kind, rank)
+        return Body(node, parts, density, leaves, kind, rank, 1 + sum(part.size for part in parts))
 
     def _offer(self, owner: int, body: Body) -> bool:
         """Keep a body if it is among the best; a body over the same buffers must be cheaper than the one it
         replaces.
         """
-        kept = self.bodies.setdefault(owner, [])
+        self.bodies.setdefault(owner, [])
+        if body.node.constructor == "Read":
+            known = self._reads.get(owner)
+            if known is None or body.rank < known.rank * (1 - 1e-9):
+                self._reads[owner] = body
+                self._keep(owner, body)
+                return True
+        return self._keep(owner, body)
+
+    def _keep(self, owner: int, body: Body) -> bool:
+        kept = self.bodies[owner]
         for i, other in enumerate(kept):
             if other.leaves == body.leaves:
-                if body.density >= other.density * (1 - 1e-9):
+                if not self._better(body, other):
                     return False
                 del kept[i]
                 break
@@ -217,6 +243,10 @@ class Extraction:
         dropped = kept[KEPT:]
         del kept[KEPT:]
         return all(other is not body for other in dropped)
+
+    def _better(self, body: Body, other: Body) -> bool:
+        """Whether a body is cheaper than one over the same buffers."""
+        return body.density < other.density * (1 - 1e-9)
 
     def _producers(self, owner: int) -> frozenset[str]:
         if owner not in self._operators:
@@ -239,10 +269,23 @@ class Extraction:
         options = [self.bodies.get(child, []) for child in node.children]
         if len(options) > 1:  # the best of each kind is enough to combine
             options = [_diverse(found) for found in options]
-        for parts in product(*options):
+        for combined in product(*options):
+            parts = combined if owner in self.constant else self._cut(node.children, combined)
+            if sum(part.size for part in parts) >= LARGEST_BODY:
+                continue
             leaves = frozenset().union(*(part.leaves for part in parts))
-            if len(leaves) <= LEAVES:
+            if len(leaves) <= LEAVES or owner in self.constant:  # what is folded ahead of time is no kernel
                 yield self._body(owner, node, parts, self._density(node, parts), leaves)
+
+    def _cut(self, children: Sequence[int], parts: tuple[Body, ...]) -> tuple[Body, ...]:
+        """The parts with the largest read from memory, until one kernel can hold them."""
+        found = list(parts)
+        for i in sorted(range(len(parts)), key=lambda i: (-len(parts[i].leaves), -parts[i].size, i)):
+            leaves = frozenset().union(*(part.leaves for part in found))
+            if len(leaves) <= LEAVES and sum(part.size for part in found) < LARGEST_BODY:
+                break
+            found[i] = self._reads.get(children[i], found[i])
+        return tuple(found)
 
     def _density(self, node: ENode, parts: tuple[Body, ...]) -> float:
         inner = sum(part.density for part in parts)
@@ -260,7 +303,7 @@ class Extraction:
             case "Mul" | "Add":
                 return inner + 1.0
             case "Apply1" | "Apply2":
-                return inner + scalar.lookup(str(node.arguments[0])).function.cost
+                return inner + scalar.lookup(str(node.arguments[0])).cost
             case "Softmax":
                 return 3 * inner + 12.0
         return inner
@@ -278,6 +321,8 @@ class Extraction:
                 arguments = self.snapshot.arguments(node.children[0])
                 shapes = tuple(self.extents[a] for a in arguments)
                 operator, attributes = str(node.arguments[0]), str(node.arguments[1])
+                if operator in self.unavailable and owner not in self.constant:
+                    return
                 bound = call_seconds(self.device, operator, attributes, shapes, parse_extents(str(node.arguments[3])))
                 yield bound, tuple(dict.fromkeys(arguments)), None
             case "Reshape" if node.children[0] != owner:
@@ -345,10 +390,11 @@ class Extraction:
                 p for p, n in self.parents[owner] if n.constructor == "Compute" and n.children[0] == owner
             )
         result = Problem({}, roots, {}, {}, self.extents)
+        constants: dict[int, list[Alternative]] = {}
         pending = sorted(roots.values())
         while pending:
             owner = pending.pop()
-            if owner in result.alternatives or owner in result.given or owner in result.folded:
+            if owner in result.alternatives or owner in result.given or owner in constants:
                 continue
             nodes = self.snapshot.classes[owner]
             source = next((n for n in nodes if n.constructor == "Source"), None)
@@ -359,16 +405,36 @@ class Extraction:
             found = [a for node in nodes for a in self._steps(owner, node)]
             found = [a for a in found if all(need in self.cost for need in a.needs)]
             if owner in self.constant:
-                cheapest = min(found, key=lambda a: (a.estimate, a.text))
-                result.folded[owner] = cheapest.step.tensor if isinstance(cheapest.step, Compute) else cheapest.step
-                pending += cheapest.needs
+                constants[owner] = found
+                pending += [need for a in found for need in a.needs]
                 continue
             found.sort(key=lambda a: (self._buffer_cost(owner, a), a.text))
             limit = HOPELESS * self._buffer_cost(owner, found[0]) if found else 0.0
             found = [a for a in found if self._buffer_cost(owner, a) <= limit]
             result.alternatives[owner] = found
             pending += [need for a in found for need in a.needs]
+        for owner, step in _well_founded(constants, result.given).items():
+            result.folded[owner] = step.tensor if isinstance(step, Compute) else step
         return result
+
+
+def _well_founded(
+    constants: Mapping[int, Sequence[Alternative]], given: Mapping[int, Source]
+) -> dict[int, Call | Compute | Reshape]:
+    """The step that computes each buffer of weights in the fewest stages, the cheapest of them: none waits for itself,
+    as two that are reshapes of each other would."""
+    chosen: dict[int, Call | Compute | Reshape] = {}
+    while True:
+        ready = {
+            owner: [a for a in found if all(need in given or need in chosen for need in a.needs)]
+            for owner, found in constants.items()
+            if owner not in chosen
+        }
+        if not any(ready.values()):
+            return chosen
+        for owner, found in ready.items():
+            if found:
+                chosen[owner] = min(found, key=lambda a: (a.estimate, a.text)).step
 
 
 def _diverse(bodies: Sequence[Body]) -> list[Body]:

@@ -1,7 +1,8 @@
 """Choosing one alternative per needed buffer so that the whole costs least, shared buffers paid once.
 
-The exact optimum of such a DAG choice is NP-hard; this starts from the best tree choice and improves it by exchanging
-one alternative at a time until no exchange helps. Ties go by the text of the step, so results do not depend on luck.
+The exact optimum of such a DAG choice is NP-hard: ``choose`` finds a good one within milliseconds, ``choose_exactly``
+the best one with a proof, or a good one with a bound. Ties go by the text of the step, so results do not depend on
+luck. Costs are not negative; an alternative of infinite cost is never chosen.
 """
 
 from __future__ import annotations
@@ -11,105 +12,138 @@ from dataclasses import dataclass
 from math import inf
 
 from egraph_opt.extract.alternatives import Alternative, Problem
+from egraph_opt.extract.exact import PIVOTS, PROVED, SECONDS, solve
+from egraph_opt.extract.graph import Graph, Option, graph_of, trees
+from egraph_opt.extract.improve import Pick, heuristic, improved, picked
+from egraph_opt.extract.landmarks import landmarks
 
 Cost = Callable[[Alternative], float]
-# Exchanges tried per buffer in one pass, and passes.
-EXCHANGES, PASSES = 12, 6
+# Landmarks for a quick choice.
+QUICK_WORK = 2_000
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen alternative of every needed buffer in execution order, and the sum of their costs in seconds."""
+    """The chosen alternative of every needed buffer in execution order, and the sum of their costs in seconds.
+
+    No choice costs less than ``bound``, where one is known.
+    """
 
     steps: tuple[tuple[int, Alternative], ...]
     cost: float
+    bound: float = 0.0
+
+    @property
+    def gap(self) -> float:
+        """How much cheaper the cheapest choice may be, as a share of this one's cost; 0 for a proof."""
+        return max(0.0, 1 - self.bound / self.cost) if self.cost > 0 else 0.0
 
 
-def choose(problem: Problem, cost: Cost) -> Choice | None:
-    """The cheapest choice found, or None when some output cannot be computed."""
-    values = {
-        owner: [(cost(alternative), alternative) for alternative in found]
-        for owner, found in problem.alternatives.items()
-    }
-    best = _trees(problem, values)
-    roots = sorted(problem.roots.values())
-    if any(root not in best and root in problem.alternatives for root in roots):
+def choose(problem: Problem, cost: Cost, start: Cost | None = None) -> Choice | None:
+    """A cheap choice found quickly, or None when some output cannot be computed.
+
+    The search starts, among others, from the best tree under ``start``.
+    """
+    graph = _graph(problem, cost)
+    if graph is None:
         return None
-    picked = {owner: values[owner][index] for owner, (_, index) in best.items()}
-    order = _order(problem, roots, picked)
-    assert order is not None  # tree costs are positive, so the best trees have no cycle
-    total = sum(picked[owner][0] for owner in order)
-    for _ in range(PASSES):
-        improved = False
-        for owner in reversed(order):
-            ranked = sorted(
-                values[owner],
-                key=lambda item: (item[0] + sum(best[n][0] for n in item[1].needs if n in best), item[1].text),
-            )
-            for option in ranked[:EXCHANGES]:
-                if option is picked[owner] or any(n in problem.alternatives and n not in best for n in option[1].needs):
-                    continue
-                trial = {**picked, owner: option}
-                trial_order = _order(problem, roots, trial)
-                if trial_order is None:
-                    continue
-                trial_total = sum(trial[o][0] for o in trial_order)
-                if trial_total < total * (1 - 1e-9):
-                    picked, order, total, improved = trial, trial_order, trial_total, True
-                    break
-            if improved:
-                break
-        if not improved:
-            break
-    return Choice(tuple((owner, picked[owner][1]) for owner in order), total) if total < inf else None
+    starts = [] if start is None else [trees(graph, _costs(graph, problem, start))[1]]
+    return _choice(problem, cost, graph, heuristic(graph, landmarks(graph, work=QUICK_WORK), starts))
 
 
-def _trees(problem: Problem, values: Mapping[int, Sequence[tuple[float, Alternative]]]) -> dict[int, tuple[float, int]]:
-    """Cheapest tree cost of every buffer and the alternative that gives it."""
-    best: dict[int, tuple[float, int]] = {}
+def choose_exactly(
+    problem: Problem,
+    cost: Cost,
+    *,
+    starts: Sequence[Choice] = (),
+    gap: float = PROVED,
+    pivots: int = PIVOTS,
+    seconds: float = SECONDS,
+) -> Choice | None:
+    """The cheapest choice with its bound, or None when some output cannot be computed.
+
+    The search ends when the bound is within ``gap`` (a share of the cost), or after ``pivots`` of linear programs; the
+    result depends on the machine only where it takes more than ``seconds``. ``starts`` are choices to begin with.
+    """
+    graph = _graph(problem, cost)
+    if graph is None:
+        return None
+    found = solve(graph, starts=[_ways(problem, graph, s) for s in starts], gap=gap, pivots=pivots, seconds=seconds)
+    return _choice(problem, cost, graph, found.pick, found.bound)
+
+
+def gathered(problem: Problem, choice: Choice, cost: Cost) -> Choice:
+    """The choice after exchanges of one and of several alternatives at once, where these make it cheaper.
+
+    Operators that share an input become slices of one operator in this way, which no single exchange finds: the first
+    of them would have to pay for the whole.
+    """
+    graph = _graph(problem, cost)
+    start = picked(graph, _ways(problem, graph, choice)) if graph is not None else None
+    if graph is None or start is None:
+        return choice
+    found = _choice(problem, cost, graph, improved(graph, start))
+    return found if found.cost < choice.cost else choice
+
+
+def totals(problem: Problem, cost: Cost) -> dict[int, float]:
+    """What filling each buffer costs with all it needs, nothing shared."""
+    best: dict[int, float] = {}
+    values = {owner: [(cost(a), a.needs) for a in found] for owner, found in problem.alternatives.items()}
     users: dict[int, set[int]] = {}
-    for owner, found in values.items():
-        for _, alternative in found:
-            for need in alternative.needs:
+    for owner, ways in values.items():
+        for _, needs in ways:
+            for need in needs:
                 users.setdefault(need, set()).add(owner)
     pending = dict.fromkeys(sorted(values))
     while pending:
         owner = next(iter(pending))
         del pending[owner]
-        for index, (own, alternative) in enumerate(values[owner]):
-            total = own + sum(
-                (best[need][0] if need in best else inf) for need in alternative.needs if need in problem.alternatives
-            )
-            if total < best.get(owner, (inf, 0))[0] * (1 - 1e-9):
-                best[owner] = (total, index)
+        for own, needs in values[owner]:
+            total = own + sum(best.get(need, inf) for need in needs if need in problem.alternatives)
+            if total < best.get(owner, inf) * (1 - 1e-9):
+                best[owner] = total
                 pending.update(dict.fromkeys(sorted(users.get(owner, ()))))
     return best
 
 
-def _order(problem: Problem, roots: Sequence[int], picked: Mapping[int, tuple[float, Alternative]]) -> list[int] | None:
-    """Needed buffers in execution order; None when the choice is cyclic or incomplete."""
-    order: list[int] = []
-    state: dict[int, int] = {}
-    stack = [(root, False) for root in reversed(roots)]
-    while stack:
-        owner, done = stack.pop()
-        if owner not in problem.alternatives:
-            continue
-        if done:
-            state[owner] = 2
-            order.append(owner)
-            continue
-        if state.get(owner) == 2:
-            continue
-        if state.get(owner) == 1:
-            return None
-        if owner not in picked:
-            return None
-        state[owner] = 1
-        stack.append((owner, True))
-        for need in reversed(picked[owner][1].needs):
-            if state.get(need) == 1:
-                return None
-            if state.get(need) != 2:
-                stack.append((need, False))
-    return order
+def _graph(problem: Problem, cost: Cost) -> Graph | None:
+    options = {o: [Option(cost(a), a.needs, a.text) for a in found] for o, found in problem.alternatives.items()}
+    return graph_of(options, sorted(problem.roots.values()))
+
+
+def _costs(graph: Graph, problem: Problem, cost: Cost) -> list[float]:
+    return [0.0 if origin is None else cost(problem.alternatives[origin[0]][origin[1]]) for origin in graph.origin]
+
+
+def _ways(problem: Problem, graph: Graph, choice: Choice) -> list[int]:
+    """The ways of a choice; where the graph has left one out for a better one, the first that needs no more."""
+    ways = [found[0] if len(found) == 1 else -1 for found in graph.by]
+    nodes = _nodes(graph)
+    for owner, alternative in choice.steps:
+        if owner in nodes:
+            found = graph.by[nodes[owner]]
+            needs = {nodes.get(need, -1) for need in alternative.needs if need in problem.alternatives}
+            same = [way for way in found if _alternative(problem, graph, way) is alternative]
+            less = [way for way in found if needs.issuperset(graph.needs[way])]
+            ways[nodes[owner]] = next(iter([*same, *less]), -1)
+    return ways
+
+
+def _nodes(graph: Graph) -> Mapping[int, int]:
+    return {origin[0]: node for node, origin in zip(graph.owner, graph.origin, strict=True) if origin is not None}
+
+
+def _alternative(problem: Problem, graph: Graph, way: int) -> Alternative | None:
+    origin = graph.origin[way]
+    return None if origin is None else problem.alternatives[origin[0]][origin[1]]
+
+
+def _choice(problem: Problem, cost: Cost, graph: Graph, pick: Pick, bound: float = 0.0) -> Choice:
+    steps = []
+    for node in pick.order:
+        origin = graph.origin[pick.ways[node]]
+        if origin is not None:
+            steps.append((origin[0], problem.alternatives[origin[0]][origin[1]]))
+    total = sum(cost(alternative) for _, alternative in steps)
+    return Choice(tuple(steps), total, total if bound >= pick.cost else bound * graph.unit)

@@ -26,6 +26,14 @@ def build_plan(problem: Problem, choice: Choice, program: Program, *, prefix: st
     return _Builder(problem, choice, program, prefix).plan()
 
 
+def step_names(problem: Problem, choice: Choice, prefix: str) -> dict[int, str]:
+    """Names of the plan's steps by the buffers they fill; reshapes that cost nothing have no step."""
+    builder = _Builder(problem, choice, Program((), (), ()), prefix)
+    builder._elide_reshapes()
+    owners = [owner for owner, _ in choice.steps if owner not in builder.alias]
+    return {owner: f"{prefix}{number}" for number, owner in enumerate(owners)}
+
+
 class _Builder:
     def __init__(self, problem: Problem, choice: Choice, program: Program, prefix: str) -> None:
         self.problem = problem

@@ -13,6 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 SCHEMA_VERSION = 1
+# The only object that a database may hold: views and triggers of a stranger's would be code that runs here.
+TABLE = (
+    "CREATE TABLE measurements (device text, signature text, implementation text,"
+    " samples text, error text, primary key (device, signature, implementation))"
+)
+# Bytes of one value; rows of one device.
+LARGEST_VALUE, MOST_ROWS = 1 << 20, 1 << 20
 # What signatures of whole models begin with.
 MODELS = "models "
 # How long to wait for another process that writes.
@@ -58,7 +65,7 @@ class Profile:
                 if all(0 < value < 1e9 for value in values):
                     found = Measurement(str(signature), str(implementation), values, str(error))
                     self.measured.setdefault(found.signature, {})[found.implementation] = found
-        except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
             self.measured.clear()
             self.warning = f"profile database {self.path} is not used: {error}"
 
@@ -73,12 +80,14 @@ class Profile:
             database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         with closing(database):
             _check_version(database)
-            query = "select signature, implementation, samples, error from measurements where device = ?"
-            return database.execute(query, (self.device,)).fetchall()
+            _check_content(database)
+            query = "select signature, implementation, samples, error from measurements where device = ? limit ?"
+            return database.execute(query, (self.device, MOST_ROWS)).fetchall()
 
     def _open(self, path: Path) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         database = sqlite3.connect(path, timeout=LOCK_SECONDS)
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
         try:
             if _check_version(database) == 0:
                 tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
@@ -88,11 +97,9 @@ class Profile:
                 with database:
                     database.execute("begin immediate")
                     if _check_version(database) == 0:  # no other process was faster
-                        database.execute(
-                            "create table measurements (device text, signature text, implementation text,"
-                            " samples text, error text, primary key (device, signature, implementation))"
-                        )
+                        database.execute(TABLE)
                         database.execute(f"pragma user_version={SCHEMA_VERSION}")
+            _check_content(database)
         except BaseException:
             database.close()
             raise
@@ -128,6 +135,11 @@ class Profile:
         """Whether this implementation of a step was measured, or failed."""
         return implementation in self.measured.get(self._key(signature), {})
 
+    def failure(self, signature: str, implementation: str) -> str:
+        """Why this implementation of a step failed; empty where it did not."""
+        found = self.measured.get(self._key(signature), {}).get(implementation)
+        return "" if found is None or found.samples else found.error
+
     def comparison(self, original: str, candidate: str) -> tuple[Sequence[float], Sequence[float]] | None:
         """Milliseconds per round of two models, given by their digests, that were timed in turns."""
         found = self.measured.get(_versus(original, candidate), {})
@@ -154,3 +166,10 @@ def _check_version(database: sqlite3.Connection) -> int:
     if version not in (0, SCHEMA_VERSION):
         raise sqlite3.DatabaseError(f"it has schema version {version}, this program knows {SCHEMA_VERSION}")
     return int(version)
+
+
+def _check_content(database: sqlite3.Connection) -> None:
+    # SQLite writes the first two words in capitals.
+    found = database.execute("select type, name, sql from sqlite_master where sql is not null").fetchall()
+    if [(kind, name, str(sql).lower()) for kind, name, sql in found] != [("table", "measurements", TABLE.lower())]:
+        raise sqlite3.DatabaseError("it holds other things than the measurements of this program")

@@ -11,13 +11,15 @@ from math import inf
 from pathlib import Path
 
 from egraph_opt.backends import tvm_build, tvm_schedule
-from egraph_opt.backends.model_timer import TimedModel, time_each
+from egraph_opt.backends.model_timer import Expected, TimedModel, time_each
 from egraph_opt.errors import BackendMissing, EgraphOptError
 from egraph_opt.extract.alternatives import Alternative
+from egraph_opt.extract.own_kernels import has_code, has_kernel, kernel_of_call, trial
 from egraph_opt.extract.profile import Measurement, Profile
 from egraph_opt.frontends.onnx_emit import supports
 from egraph_opt.frontends.onnx_standalone import standalone
 from egraph_opt.frontends.portable import Portable, express
+from egraph_opt.ir import library
 from egraph_opt.ir.program import Step, kernel_signature
 from egraph_opt.ir.terms import Call, Compute, Reshape, Tensor
 
@@ -40,28 +42,44 @@ class Candidate:
     signature: str
     implementation: str
     model: bytes
-    kernel: tvm_build.Kernel | None = None
+    kernel: tvm_build.AnyKernel | None = None
+    expected: Expected | None = None
 
 
 @dataclass
 class Runnable:
-    """Tells which steps can be written into a model of an opset, with or without generated kernels."""
+    """Tells which steps can be written into a model of an opset, with or without generated kernels.
+
+    ``own`` are the calls by key that kernels of users could compute: the operator, and why its kernel cannot.
+    """
 
     opset: int
     kernels: bool
+    own: dict[str, tuple[str, str]] = field(default_factory=dict)
     _known: dict[str, bool] = field(default_factory=dict)
 
     def __call__(self, alternative: Alternative) -> bool:
         step = alternative.step
-        if isinstance(step, Reshape) or (self.kernels and isinstance(step, Compute)):
+        if isinstance(step, Reshape) or (self.kernels and isinstance(step, Compute) and has_code(step)):
             return True
         key = alternative.text
         if key not in self._known:
             if isinstance(step, Call):
-                self._known[key] = supports(step, self.opset)
+                self._known[key] = (self.kernels and self._own(key, step)) or supports(step, self.opset)
             else:
                 self._known[key] = self.portable("y", kernel_signature(step.tensor)[0]) is not None
         return self._known[key]
+
+    def _own(self, key: str, call: Call) -> bool:
+        if not has_kernel(call):
+            return False
+        try:
+            kernel_of_call(call)
+        except EgraphOptError as error:
+            self.own[key] = call.operator, str(error)
+            return False
+        self.own[key] = call.operator, ""
+        return True
 
     def portable(self, name: str, body: Tensor) -> Portable | None:
         """A kernel body as standard operators of this opset, if there are any that can do it."""
@@ -90,11 +108,6 @@ class Profiler:
     def runnable(self) -> Runnable:
         """What can be written into the model."""
         return Runnable(self.opset, self.compiler is not None)
-
-    @property
-    def _timing_opset(self) -> int:
-        """Opset of the small models: one that onnxruntime implements in full."""
-        return min(max(self.opset, LOWEST_OPSET), HIGHEST_OPSET)
 
     def measure(self, steps: Sequence[tuple[str, Step]], progress: Callable[[int, int], None]) -> None:
         """Measure implementations that were not measured before, of steps given with their signatures.
@@ -126,15 +139,20 @@ class Profiler:
     def candidates(self, signature: str, step: Step) -> list[Candidate]:
         """Implementations worth timing: the call itself; kernels under several schedules, standard operators."""
         found: list[Candidate] = []
-        opset = self._timing_opset
-        if isinstance(step.buffer, Call) and not self.profile.knows(signature, LIBRARY):
-            try:
-                return [Candidate(signature, LIBRARY, standalone([step], opset=opset))]
-            except EgraphOptError as error:
-                self.profile.add([Measurement(signature, LIBRARY, (), str(error))])
+        opset = timing_opset(self.opset)
+        if isinstance(step.buffer, Call):
+            if has_kernel(step.buffer):
+                found += self._own_kernel(signature, step.buffer, opset)
+                if library.lookup(step.buffer.operator).onnx is None:
+                    return found
+            if not self.profile.knows(signature, LIBRARY):
+                try:
+                    found.append(Candidate(signature, LIBRARY, standalone([step], opset=opset)))
+                except EgraphOptError as error:
+                    self.profile.add([Measurement(signature, LIBRARY, (), str(error))])
         if not isinstance(step.buffer, Compute):
-            return []
-        if self.compiler is not None:
+            return found
+        if self.compiler is not None and has_code(step.buffer):
             try:
                 body, _ = kernel_signature(step.buffer.tensor)
                 for schedule in tvm_schedule.schedules(body) if self.thorough else ("",):
@@ -155,12 +173,33 @@ class Profiler:
                 self.profile.add([Measurement(signature, PORTABLE, (), str(error))])
         return found
 
+    def _own_kernel(self, signature: str, call: Call, opset: int) -> list[Candidate]:
+        """The user's kernel for a call, to be held against the operator's meaning before it is timed."""
+        if self.compiler is None or self.profile.knows(signature, KERNEL):
+            return []
+        try:
+            kernel = kernel_of_call(call)
+            model, expected = trial(call, kernel, opset)
+        except EgraphOptError as error:
+            self.profile.add([Measurement(signature, KERNEL, (), str(error))])
+            return []
+        return [Candidate(signature, KERNEL, model, kernel, expected)]
+
+    def complaints(self) -> tuple[str, ...]:
+        """Which kernels of users are not used because something is wrong with them, and what."""
+        found = dict[str, None]()
+        for key, (operator, problem) in sorted(self.runnable.own.items()):
+            why = problem or self.profile.failure(key, KERNEL)
+            if why:
+                found[f"the kernel of {operator} is not used: {why}"] = None
+        return tuple(found)
+
     def _timed(self, batch: Sequence[Candidate]) -> list[Measurement]:
         with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
             library, failed = self._library(batch, Path(folder))
             live = [c for c in batch if c.kernel is None or (library is not None and c.kernel.name not in failed)]
             dead = [c for c in batch if c not in live]
-            models = [TimedModel(c.model, library if c.kernel is not None else None) for c in live]
+            models = [TimedModel(c.model, library if c.kernel is not None else None, c.expected) for c in live]
             results = time_each(models, threads=self.threads, timeout=BATCH_SECONDS, deadline=self.deadline)
         measured = [
             Measurement(c.signature, c.implementation, tuple(samples), error)
@@ -182,6 +221,8 @@ class Profiler:
                 objects[kernel.name] = tvm_build.compile_object(kernel)
             except BackendMissing:
                 raise
+            except EgraphOptError as error:
+                failed[kernel.name] = str(error)
             except Exception as error:  # a code generator that fails on one body must not end the run
                 failed[kernel.name] = f"{type(error).__name__}: {error}"
         built = [kernel for kernel in kernels if kernel.name in objects]
@@ -189,6 +230,11 @@ class Profiler:
             return None, failed
         path = folder / "candidates.so"
         return tvm_build.build_library(built, path, compiler=str(self.compiler), objects=objects), failed
+
+
+def timing_opset(opset: int) -> int:
+    """Opset of the small models for a model of this opset: one that onnxruntime implements in full."""
+    return min(max(opset, LOWEST_OPSET), HIGHEST_OPSET)
 
 
 def kernel_of(step: Step, schedule: str) -> tvm_build.Kernel:

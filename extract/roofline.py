@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 
+from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import library
 from egraph_opt.ir.expr import Extents
 
@@ -60,10 +61,40 @@ def call_operations(
     return prod(arguments[0]) if arguments else prod(result)
 
 
+def _added_seconds(
+    device: Device, operator: library.LibraryOperator, attributes: str, arguments: tuple[Extents, ...], result: Extents
+) -> float:
+    """Expected time of an operator that a user added, as its record says; the call itself comes on top."""
+    given = library.parse_attributes(attributes)
+    found = operator.result(given, arguments)
+    if found != result:
+        raise EgraphOptError(
+            f"a rule calls {operator.name}[{attributes}]({', '.join(str(list(a)) for a in arguments)}) with the extents"
+            f" {list(result)}; they are {list(found)}"
+        )
+    count = operator.seconds or operator.flops
+    try:
+        cost = float(count(*arguments, **operator.typed(given))) if count is not None else 0.0
+    except Exception as error:
+        raise EgraphOptError(f"the cost of {operator.name} raised {type(error).__name__}: {error}") from error
+    if not 0 <= cost < inf:
+        raise EgraphOptError(f"the cost of {operator.name} is {cost}")
+    if operator.seconds is not None:
+        return device.call_seconds + cost
+    moved = prod(result) + sum(prod(extents) for extents in arguments)
+    return device.call_seconds + max(cost / (device.flops * operator.efficiency), device.memory_seconds(moved))
+
+
 def call_seconds(
     device: Device, operator: str, attributes: str, arguments: tuple[Extents, ...], result: Extents
 ) -> float:
-    """Expected time of a library call at its best."""
+    """Expected time of a library call at its best.
+
+    Raises EgraphOptError for an operator that nobody registered, and where a rule gives it wrong extents.
+    """
+    known = library.lookup(operator)
+    if operator in library.ADDED:
+        return _added_seconds(device, known, attributes, arguments, result)
     moved = prod(result) + sum(prod(extents) for extents in arguments)
     work = call_operations(device, operator, library.parse_attributes(attributes), arguments, result)
     speed = device.flops * device.efficiency.get(operator, 0.2)

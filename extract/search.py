@@ -1,4 +1,8 @@
-"""Choose, measure what was chosen, choose again: until the cheapest plan is all measured."""
+"""Choose, measure what was chosen, choose again: until the cheapest plan is all measured.
+
+First choices found quickly are measured until they want nothing new, then the exactly cheapest ones: when such a one
+is all measured, no plan of the alternatives is cheaper. Otherwise the gap says how much cheaper one may be.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from math import inf
 
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.extract.alternatives import Alternative, Problem
-from egraph_opt.extract.choose import Choice, choose
+from egraph_opt.extract.choose import Choice, choose, choose_exactly
 from egraph_opt.extract.plans import build_plan
 from egraph_opt.extract.profile import Profile
 from egraph_opt.ir.program import Plan, Program, Step
@@ -17,6 +21,12 @@ from egraph_opt.ir.terms import Call, Compute, Reshape
 
 # The search ends when nothing unmeasured can promise more than this share of the best measured plan.
 GAP = 0.03
+# Pivots and seconds of an exact choice while searching, with the share of the cost it may miss, and of the last one,
+# whose bound is reported.
+SEARCH_PIVOTS, SEARCH_SECONDS, SEARCH_GAP = 2_000, 5.0, 0.01
+PIVOTS, SECONDS = 10_000, 15.0
+# Rounds of exact choices.
+EXACT_ROUNDS = 2
 # onnxruntime keeps a blocked layout between neighbouring Convs, so a chain of them takes less time than the sum of its
 # Convs measured alone. With this factor on every Conv there is a second plan that stays with chains of Convs.
 CHAINED_CONV = 0.8
@@ -48,16 +58,26 @@ class Costs:
             return inf
         found = self.profile.best(alternative.text)
         seconds = found.seconds if found is not None else inf if self.certain else alternative.estimate
-        return STEP_SECONDS + (seconds * self.conv if isinstance(step, Call) and step.operator == "Conv" else seconds)
+        return STEP_SECONDS + (seconds * self.conv if _is_conv(alternative) else seconds)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A chosen plan of one region and how sure it is: ``unmeasured`` steps of it were never measured."""
+    """A chosen plan of one region and how sure it is: ``unmeasured`` steps of it were never measured.
+
+    No plan of the region's alternatives costs less than ``bound`` seconds, as far as they are measured and the
+    estimates of the others are right; 0 where no bound was looked for.
+    """
 
     plan: Plan
     choice: Choice
     unmeasured: int
+    bound: float = 0.0
+
+    @property
+    def gap(self) -> float:
+        """How much cheaper the cheapest plan may be, as a share of this one's cost; 0 when this is the cheapest."""
+        return max(0.0, 1 - self.bound / self.choice.cost) if self.choice.cost > 0 else 0.0
 
 
 @dataclass
@@ -93,44 +113,73 @@ def search(
     tells whether an alternative can be run at all.
     """
     for conv in (1.0, CHAINED_CONV):
-        for _ in range(rounds if measure is not None else 0):
-            wanted: dict[str, Step] = {}
-            for item in searches:
-                choice = choose(item.problem, Costs(profile, possible, conv=conv))
-                known = choose(item.problem, Costs(profile, possible, certain=True, conv=conv))
-                if choice is not None and (known is None or choice.cost < known.cost * (1 - GAP)):
-                    wanted.update(_unmeasured(item.problem, choice, profile, possible))
-            if not wanted or time.monotonic() > deadline or measure is None:
-                break
-            measure(sorted(wanted.items()))
+        for exactly in (False, True) if conv == 1.0 else (False,):
+            for _ in range(min(rounds, EXACT_ROUNDS if exactly else rounds) if measure is not None else 0):
+                wanted: dict[str, Step] = {}
+                for item in searches:
+                    wanted.update(_wanted(item.problem, profile, possible, conv, exactly=exactly))
+                if not wanted or time.monotonic() > deadline or measure is None:
+                    break
+                measure(sorted(wanted.items()))
     for item in searches:
         _conclude(item, profile, possible, certain=measure is not None)
+
+
+def _wanted(
+    problem: Problem, profile: Profile, possible: Callable[[Alternative], bool], conv: float, *, exactly: bool
+) -> dict[str, Step]:
+    """What to measure: the steps of the cheapest plan, if it promises more than the best plan of measured steps."""
+    known = choose(problem, Costs(profile, possible, certain=True, conv=conv))
+    costs = Costs(profile, possible, conv=conv)
+    if exactly:
+        starts = [known] if known is not None else []
+        choice = choose_exactly(
+            problem, costs, starts=starts, gap=SEARCH_GAP, pivots=SEARCH_PIVOTS, seconds=SEARCH_SECONDS
+        )
+    else:
+        choice = choose(problem, costs)
+    if choice is None or (known is not None and choice.cost >= known.cost * (1 - GAP)):
+        return {}
+    return _unmeasured(problem, choice, profile, possible)
 
 
 def _conclude(item: Search, profile: Profile, possible: Callable[[Alternative], bool], *, certain: bool) -> None:
     item.outcome = item.chained = None
     item.failure = ""
     try:
-        item.outcome = _outcome(item, Costs(profile, possible, certain), item.prefix, None)
-        if item.outcome is None and certain:  # for want of time: the whole model will be timed all the same
-            certain = False
-            item.outcome = _outcome(item, Costs(profile, possible), item.prefix, None)
-        if item.outcome is None:
+        chosen = _exact(item.problem, Costs(profile, possible, certain=True), []) if certain else None
+        promised = _exact(item.problem, Costs(profile, possible), [chosen] if chosen is not None else [])
+        if chosen is None:  # for want of time, too: the whole model will be timed all the same
+            certain, chosen = False, promised
+        elif promised is not None and not _missing(promised, profile):
+            chosen = min(chosen, promised, key=lambda choice: choice.cost)
+        if chosen is None or promised is None:
             item.failure = "no plan of runnable steps was found"
-        else:
-            costs = Costs(profile, possible, certain, CHAINED_CONV)
-            item.chained = _outcome(item, costs, f"{item.prefix}c", item.outcome.choice)
+            return
+        item.outcome = _outcome(item, chosen, profile, item.prefix, promised.bound)
+        if any(_is_conv(a) for found in item.problem.alternatives.values() for a in found):
+            chained = _exact(item.problem, Costs(profile, possible, certain, CHAINED_CONV), [chosen])
+            if chained is not None and [a for _, a in chained.steps] != [a for _, a in chosen.steps]:
+                item.chained = _outcome(item, chained, profile, f"{item.prefix}c", 0.0)
     except (EgraphOptError, MemoryError) as error:
         item.failure = str(error) or "out of memory"
 
 
-def _outcome(item: Search, costs: Costs, prefix: str, other: Choice | None) -> Outcome | None:
-    """The plan of the cheapest choice; None where there is none, and where it is the ``other`` choice."""
-    choice = choose(item.problem, costs)
-    if choice is None or (other is not None and [a for _, a in choice.steps] == [a for _, a in other.steps]):
-        return None
-    missing = sum(_needs_measuring(alternative, costs.profile) for _, alternative in choice.steps)
-    return Outcome(build_plan(item.problem, choice, item.program, prefix=prefix), choice, missing)
+def _exact(problem: Problem, costs: Costs, starts: Sequence[Choice]) -> Choice | None:
+    return choose_exactly(problem, costs, starts=starts, pivots=PIVOTS, seconds=SECONDS)
+
+
+def _outcome(item: Search, choice: Choice, profile: Profile, prefix: str, bound: float) -> Outcome:
+    plan = build_plan(item.problem, choice, item.program, prefix=prefix)
+    return Outcome(plan, choice, _missing(choice, profile), min(bound, choice.cost))
+
+
+def _missing(choice: Choice, profile: Profile) -> int:
+    return sum(_needs_measuring(alternative, profile) for _, alternative in choice.steps)
+
+
+def _is_conv(alternative: Alternative) -> bool:
+    return isinstance(alternative.step, Call) and alternative.step.operator == "Conv"
 
 
 def _unmeasured(

@@ -73,6 +73,8 @@ def substitution(x: TensorVar, w: TensorVar, m: MapVar, n: MapVar, k: IntVar) ->
     """Variable substitution: what the operands are indexed by becomes the iterators."""
     product = (x.view(m) * w.view(n)).sum(k)
     v = each(by.substitute_outputs, m, n, k)
-    yield becomes("variable-substitution", product, (x.view(v.map(0)) * w.view(v.map(1))).sum(k).view(v.map(2)))
+    substituted = (x.view(v.map(0)) * w.view(v.map(1))).sum(k).view(v.map(2))
+    # Where an operand is read outside, a zero is read instead of computed: 0 * NaN becomes 0.
+    yield becomes("variable-substitution", product, substituted, exactness="reassociates")
     j = each(by.shears, m, n, k)
     yield becomes("window-shears", product, (x.view(j.map(0)) * w.view(j.map(1))).sum(k), exactness="reassociates")

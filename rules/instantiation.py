@@ -128,5 +128,6 @@ def transposed_operands(a: BufferVar, b: BufferVar, e: ExtentsVar, s: ExtentsVar
     turned = library.format_attributes(perm=(1, 0))
     left = call("MatMul", "", [call("Transpose", turned, [a], s), b], e)
     right = call("MatMul", "", [a, call("Transpose", turned, [b], s)], e)
-    yield becomes("gemm-left-transposed", left, call("Gemm", library.format_attributes(transA=1), [a, b], e))
-    yield becomes("gemm-right-transposed", right, call("Gemm", library.format_attributes(transB=1), [a, b], e))
+    for name, side, attribute in (("left", left, "transA"), ("right", right, "transB")):
+        gemm = call("Gemm", library.format_attributes(**{attribute: 1}), [a, b], e)
+        yield becomes(f"gemm-{name}-transposed", side, gemm, exactness="reassociates")

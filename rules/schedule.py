@@ -9,6 +9,7 @@ from egraph_opt.egraph.language import RuleGroup
 from egraph_opt.rules.association import association
 from egraph_opt.rules.derivation import contraction_forms, phases, splitting, substitution, windows
 from egraph_opt.rules.instantiation import epilogue, instantiation, layout, pooling, transposed_operands
+from egraph_opt.rules.normalization import normalization
 from egraph_opt.rules.pointwise import pointwise
 from egraph_opt.rules.siblings import siblings, sums
 from egraph_opt.rules.simplification import simplification
@@ -36,6 +37,7 @@ def schedule(packs: Sequence[RuleGroup] = ()) -> tuple[Phase, ...]:
     foreign = tuple(Phase(group, PACK_ROUNDS) for group in packs)
     return (
         *foreign,
+        Phase(normalization, 1),
         Phase(contraction_forms, 1),
         Phase(association, 4),
         Phase(sums, 4),

@@ -29,7 +29,7 @@ def small_model() -> onnx.ModelProto:
 def test_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     onnx.save(small_model(), "model.onnx")
@@ -40,3 +40,11 @@ def test_python_examples_run(
     assert Path("model.opt.onnx").is_file()
     if Path("model.opt.kernels.so").is_file():
         exec(compile(BLOCKS[1], "README.md", "exec"), names)
+
+
+def test_the_rule_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(BLOCKS[2], "README.md", "exec"), {"__name__": "readme"})
+    assert "6,400" in capsys.readouterr().out

@@ -54,6 +54,7 @@ typedef struct {
     KernelFunction function;
     int inputs;          /* one output follows the inputs in shapes */
     int tasks;           /* how many tasks its parallel loop has; 1: none */
+    int shaped;          /* whether its code sees tensors as they are; if not, all of them are flat */
     const Shape *shapes;
 } KernelEntry;
 
@@ -244,8 +245,10 @@ static void *compute(void *kernel, void *context) {
         if (status) {
             return status;
         }
-        /* Kernels address every tensor by row-major position. */
-        tensors[i] = (Tensor){data, DEVICE_CPU, 0, 1, TYPE_FLOAT, 32, 1, (int64_t *)&shape->elements, NULL, 0};
+        /* Generated kernels address every tensor by row-major position. */
+        int rank = entry->shaped ? shape->rank : 1;
+        int64_t *dims = (int64_t *)(entry->shaped ? shape->dims : &shape->elements);
+        tensors[i] = (Tensor){data, DEVICE_CPU, 0, rank, TYPE_FLOAT, 32, 1, dims, NULL, 0};
         arguments[i] = (FFIAny){FFI_DLTENSOR_POINTER, 0, {.pointer = &tensors[i]}};
     }
     current_context = context;

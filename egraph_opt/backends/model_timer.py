@@ -17,6 +17,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from egraph_opt.backends.onnxruntime import (
     RANDOM,
     Fill,
@@ -30,6 +32,7 @@ from egraph_opt.backends.onnxruntime import (
     run,
 )
 from egraph_opt.errors import InputRejected, LimitReached
+from egraph_opt.runtime.compare import compare_outputs
 from egraph_opt.runtime.timing import sample_turns
 
 # The worker finds modules exactly where its parent does; -P keeps the current folder out, which may hold anything.
@@ -39,11 +42,20 @@ WORKER = (
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """Inputs of a model by name, and what its only output must be for them."""
+
+    inputs: Mapping[str, np.ndarray]
+    output: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class TimedModel:
-    """A model file, or a serialized model, and the library of its generated kernels."""
+    """A model file, or a serialized model, the library of its generated kernels, and what must be true of it."""
 
     model: Path | bytes
     kernel_library: Path | None = None
+    expected: Expected | None = None
 
 
 def time_models(
@@ -93,12 +105,17 @@ def time_each(
 ) -> list[tuple[list[float], str]]:
     """Milliseconds per round of each model alone, one after the other, without the time of an empty run.
 
-    Gives (samples, "") or ([], reason) for each. A model that crashes or hangs the worker is found and the others are
-    timed again without it, unless it is past ``deadline`` (monotonic seconds).
+    Gives (samples, "") or ([], reason) for each; a model that does not give the expected output is not timed. A model
+    that crashes or hangs the worker is found and the others are timed again without it, unless it is past ``deadline``
+    (monotonic seconds).
     """
     with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
         files = [
-            [str(_as_file(timed.model, Path(folder) / f"{index}.onnx")), _optional_path(timed.kernel_library)]
+            [
+                str(_as_file(timed.model, Path(folder) / f"{index}.onnx")),
+                _optional_path(timed.kernel_library),
+                _optional_path(_stored(timed.expected, Path(folder) / f"{index}.npz")),
+            ]
             for index, timed in enumerate(models)
         ]
         settings = {"rounds": rounds, "turn": turn_seconds, "warm": warm_seconds, "threads": threads}
@@ -156,9 +173,11 @@ def _alone(request: Mapping[str, Any]) -> list[tuple[list[float], str]]:
     turns = {"turn_seconds": settings["turn"], "warm_seconds": settings["warm"]}
     overhead: float | None = None
     timed: list[tuple[list[float], str]] = []
-    for model, library in request["models"]:
+    for model, library, expected in request["models"]:
         try:
             session = make_session(model, kernel_library=library, process_pool=True)
+            if expected is not None:
+                _verify(session, Path(expected))
             call = bound_caller(session, random_inputs(input_specs(session), seed=0))
             call()
             if overhead is None:
@@ -185,7 +204,7 @@ def _ask_worker(request: Mapping[str, Any], timeout: float | None) -> dict[str, 
         raise LimitReached(f"timing took longer than {timeout} seconds") from error
     lines = done.stdout.splitlines()
     if done.returncode != 0 or not lines:
-        names = " and ".join(model for model, _ in request["models"])
+        names = " and ".join(entry[0] for entry in request["models"])
         last = done.stderr.splitlines()[-1:] or [""]
         raise InputRejected(f"the process that timed {names} died (exit code {done.returncode}) {last[0]}".rstrip())
     answer: dict[str, Any] = json.loads(lines[-1])
@@ -197,6 +216,25 @@ def _as_file(model: Path | bytes, place: Path) -> Path:
         return model.absolute()
     place.write_bytes(model)
     return place
+
+
+def _stored(expected: Expected | None, place: Path) -> Path | None:
+    if expected is None:
+        return None
+    arrays: dict[str, Any] = {f"input {name}": value for name, value in expected.inputs.items()}
+    np.savez(place, output=expected.output, **arrays)
+    return place
+
+
+def _verify(session: Any, expected: Path) -> None:
+    """Raise InputRejected where the output is not the expected one."""
+    with np.load(expected) as stored:
+        inputs = {name.removeprefix("input "): stored[name] for name in stored.files if name.startswith("input ")}
+        errors = compare_outputs([stored["output"]], run(session, inputs), names=["output"])
+    for error in errors:
+        if not error.within:
+            how = error.mismatch or f"it differs by {error.max_relative:.1e} of its range"
+            raise InputRejected(f"it does not compute what it should: {how}")
 
 
 def _optional_path(path: Path | None) -> str | None:

@@ -1,5 +1,6 @@
 """Sessions of onnxruntime: the operator library, the judge of original models, and the runtime of optimized ones."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from egraph_opt.errors import BackendMissing, InputRejected, one_line
+from egraph_opt.errors import BackendMissing, InputRejected, LimitReached, one_line
 
 Array = NDArray[Any]
 Shapes = Mapping[str, Sequence[int]]
@@ -137,12 +138,25 @@ def random_inputs(
     return {spec.name: _draw(spec, _concrete_shape(spec, given, default_dimension), generator, fill) for spec in specs}
 
 
-def run(session: Any, inputs: Mapping[str, Array]) -> list[Any]:
-    """All outputs in order. Raises InputRejected where the model fails on these inputs."""
+def run(session: Any, inputs: Mapping[str, Array], *, seconds: float = threading.TIMEOUT_MAX) -> list[Any]:
+    """All outputs in order.
+
+    Raises InputRejected where the model fails on these inputs, LimitReached where it runs longer than ``seconds``; a
+    single operator is not interrupted.
+    """
+    options = _onnxruntime().RunOptions()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.daemon = True
+    if seconds < threading.TIMEOUT_MAX:
+        timer.start()
     try:
-        return list(session.run(None, dict(inputs)))
+        return list(session.run(None, dict(inputs), options))
     except Exception as error:
+        if options.terminate:
+            raise LimitReached(f"the model ran longer than {seconds:.0f} s") from error
         raise InputRejected(f"the model does not run: {reason(error)}") from error
+    finally:
+        timer.cancel()
 
 
 def caller(session: Any, inputs: Mapping[str, Array]) -> Callable[[], object]:

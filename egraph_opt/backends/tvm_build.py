@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
@@ -18,8 +18,10 @@ import tvm
 from tvm import tirx
 from tvm.tirx.build import codegen_build
 
-from egraph_opt.backends import tvm_lower
+from egraph_opt.backends import tvm_lower, tvm_own
+from egraph_opt.backends.tvm_own import OwnKernel
 from egraph_opt.errors import BackendMissing, EgraphOptError, UsageError
+from egraph_opt.ir import extensions
 from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.terms import Source, Tensor, show
 
@@ -32,20 +34,50 @@ CODE_VERSION = 1
 class Kernel:
     """A body over sources ``in0, in1, …`` (see program.kernel_signature), its sources in order, and a schedule text.
 
-    The custom operator's output has ``shape`` if given, which must hold as many elements as the body.
+    The custom operator's output has ``shape`` if given, which must hold as many elements as the body. ``functions``
+    follows from the body: the versions of the scalar functions in it that users added.
     """
 
     body: Tensor
     inputs: tuple[Source, ...]
     schedule: str = ""
     shape: Extents | None = None
+    functions: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        # Part of what the kernel is: another function may be known by the same name one day.
+        object.__setattr__(self, "functions", extensions.identity(self.body))
 
     @cached_property
     def name(self) -> str:
         """``k_`` and a hash of the content; model texts never get into it."""
         signature = ";".join(f"{source.name}{list(source.extents)}" for source in self.inputs)
         content = f"{CODE_VERSION}|{show(self.body)}|{signature}|{self.schedule}|{self.shape}"
+        if self.functions:
+            content += f"|{self.functions}"
         return "k_" + hashlib.sha256(content.encode()).hexdigest()[:20]
+
+    # What the kernel library needs to know of any kernel.
+
+    @property
+    def arguments(self) -> tuple[Extents, ...]:
+        return tuple(source.extents for source in self.inputs)
+
+    @property
+    def extents(self) -> Extents:
+        return self.body.extents if self.shape is None else self.shape
+
+    @property
+    def tasks(self) -> int:
+        return tvm_lower.tasks_for(self.body)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether the code sees tensors as they are, not flat ones."""
+        return False
+
+
+AnyKernel = Kernel | OwnKernel
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +86,9 @@ def host_target() -> dict[str, Any]:
     return {"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
 
 
-def _module(kernel: Kernel, target: Mapping[str, Any]) -> Any:
+def _module(kernel: AnyKernel, target: Mapping[str, Any]) -> Any:
+    if isinstance(kernel, OwnKernel):
+        return tvm_own.compiled(kernel, tvm.target.Target(dict(target)))
     module = tvm_lower.kernel_module(kernel.name, kernel.body, kernel.inputs, kernel.schedule)
     goal = tvm.target.Target(dict(target))
     # Only the passes that turn a finished loop nest into code. Kernels use flat buffers and
@@ -71,7 +105,7 @@ def _module(kernel: Kernel, target: Mapping[str, Any]) -> Any:
     return codegen_build(tvm.transform.Sequential(steps)(module), goal)
 
 
-def compile_object(kernel: Kernel, target: Mapping[str, Any] | None = None) -> bytes:
+def compile_object(kernel: AnyKernel, target: Mapping[str, Any] | None = None) -> bytes:
     """The kernel as a relocatable object file for a target (default: this machine)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.o")
@@ -110,7 +144,7 @@ def run_kernel(kernel: Kernel, *arrays: np.ndarray) -> np.ndarray:
 
 
 def build_library(
-    kernels: Sequence[Kernel],
+    kernels: Sequence[AnyKernel],
     path: str | Path,
     *,
     compiler: str = "gcc",
@@ -145,14 +179,11 @@ def build_library(
     return result
 
 
-def _table(kernels: Sequence[Kernel]) -> str:
+def _table(kernels: Sequence[AnyKernel]) -> str:
     """C declarations and the table of kernels that the shim includes."""
     lines = [f"int __tvm_ffi_{kernel.name}(void *, FFIAny *, int32_t, FFIAny *);" for kernel in kernels]
     for kernel in kernels:
-        shapes = [
-            *(source.extents for source in kernel.inputs),
-            kernel.body.extents if kernel.shape is None else kernel.shape,
-        ]
+        shapes = [*kernel.arguments, kernel.extents]
         for i, extents in enumerate(shapes):
             values = ", ".join(map(str, extents or (1,)))
             lines.append(f"static const int64_t {kernel.name}_dims{i}[] = {{{values}}};")
@@ -163,8 +194,10 @@ def _table(kernels: Sequence[Kernel]) -> str:
         lines.append(f"static const Shape {kernel.name}_shapes[] = {{{rows}}};")
     lines.append("static const KernelEntry KERNELS[] = {")
     for kernel in kernels:
-        tasks = tvm_lower.tasks_for(kernel.body)
         name = kernel.name
-        lines.append(f'    {{"{name}", __tvm_ffi_{name}, {len(kernel.inputs)}, {tasks}, {name}_shapes}},')
+        row = (
+            f'"{name}", __tvm_ffi_{name}, {len(kernel.arguments)}, {kernel.tasks}, {int(kernel.shaped)}, {name}_shapes'
+        )
+        lines.append(f"    {{{row}}},")
     lines += ["};", ""]
     return "\n".join(lines)

@@ -39,6 +39,15 @@ def number(value: float, lanes: int) -> Value:
     return splat(tirx.const(float(np.float32(value)), "float32"), lanes)
 
 
+def operand(value: float, lanes: int) -> Value:
+    """A constant of the model. TVM takes x * 0 for 0 and x + 0 for x, so it must not see a zero."""
+    if value == 0.0:
+        sign = tirx.const(float(np.copysign(1.0, value)), "float32")
+        zero = tirx.call_llvm_pure_intrin("float32", "llvm.copysign", tirx.const(0.0, "float32"), sign)
+        return splat(zero, lanes)
+    return number(value, lanes)
+
+
 def shuffle(vectors: Sequence[Value], lanes: Sequence[int]) -> Value:
     """Lanes picked from the concatenation of vectors."""
     return tirx.Shuffle(list(vectors), list(lanes))

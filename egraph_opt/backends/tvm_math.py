@@ -1,4 +1,4 @@
-"""Scalar functions of the catalogue as vector code: polynomials instead of calls into libm, NaN kept.
+"""Scalar functions as vector code: polynomials instead of calls into libm, NaN kept; added functions by definition.
 
 Every function takes an :class:`Emitter` (values used twice must be bound), its arguments and the number of lanes. The
 polynomials are the classic single-precision ones (Cephes expf and logf; rational minimax tanh and erf); errors against
@@ -13,9 +13,10 @@ from typing import Any
 
 from tvm import tirx
 
-from egraph_opt.backends.tvm_emit import Emitter, number, splat, vector_type
+from egraph_opt.backends.tvm_emit import Emitter, number, operand, splat, vector_type
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import scalar
+from egraph_opt.ir.formulas import evaluated
 
 Value = Any
 
@@ -24,9 +25,23 @@ def apply(emitter: Emitter, function: str, arguments: Sequence[Value], lanes: in
     """The catalogue function ``function`` of vectors; arguments must be bound variables or constants."""
     applied = scalar.lookup(function)
     name = applied.function.name
-    if name not in _FUNCTIONS:
-        raise EgraphOptError(f"no kernel code for the scalar function {name!r}")
-    return _FUNCTIONS[name](emitter, lanes, *arguments, *applied.parameters)
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name](emitter, lanes, *arguments, *applied.parameters)
+    if applied.formula is None:
+        raise EgraphOptError(f"no kernel code for the scalar function {name!r}: it has no definition")
+
+    def step(inner: str, *operands: Value) -> Value:
+        return emitter.let(apply(emitter, inner, operands, lanes))
+
+    return evaluated(applied.formula, step, arguments, lambda value: number(float(value), lanes))
+
+
+def can_apply(function: str) -> bool:
+    """Whether there is kernel code for a scalar function."""
+    applied = scalar.lookup(function)
+    if applied.function.name in _FUNCTIONS:
+        return True
+    return applied.formula is not None and all(can_apply(step.function) for step in applied.formula.steps)
 
 
 def combine(operation: str) -> Callable[[Value, Value, int], Value]:
@@ -190,7 +205,7 @@ def _softplus(e: Emitter, lanes: int, x: Value) -> Value:
 
 def _elu(e: Emitter, lanes: int, x: Value, alpha: float) -> Value:
     below = e.let(_exp(e, lanes, e.let(tirx.Select(x > number(0.0, lanes), number(0.0, lanes), x))))
-    return tirx.Select(x < number(0.0, lanes), number(alpha, lanes) * (below - number(1.0, lanes)), x)
+    return tirx.Select(x < number(0.0, lanes), operand(alpha, lanes) * (below - number(1.0, lanes)), x)
 
 
 def _gelu(e: Emitter, lanes: int, x: Value) -> Value:
@@ -221,6 +236,7 @@ _FUNCTIONS: dict[str, Callable[..., Value]] = {
     "max": lambda e, lanes, x, y: _maximum(x, y, lanes),
     "pow": _pow,
     "prelu": lambda e, lanes, x, slope: tirx.Select(x < number(0.0, lanes), x * slope, x),
+    "masked": lambda e, lanes, x, keep: tirx.Select(tirx.EQ(keep, number(0.0, lanes)), number(-0.0, lanes), x),
     "neg": lambda e, lanes, x: -x,
     "abs": lambda e, lanes, x: _intrinsic("llvm.fabs", lanes, x),
     "sqrt": lambda e, lanes, x: _intrinsic("llvm.sqrt", lanes, x),
@@ -231,7 +247,7 @@ _FUNCTIONS: dict[str, Callable[..., Value]] = {
     "tanh": _tanh,
     "sigmoid": _sigmoid,
     "relu": lambda e, lanes, x: tirx.Select(x < number(0.0, lanes), number(0.0, lanes), x),
-    "leaky_relu": lambda e, lanes, x, a: tirx.Select(x < number(0.0, lanes), x * number(a, lanes), x),
+    "leaky_relu": lambda e, lanes, x, a: tirx.Select(x < number(0.0, lanes), x * operand(a, lanes), x),
     "elu": _elu,
     "clip": lambda e, lanes, x, low, high: _clip(x, number(low, lanes), number(high, lanes)),
     "hard_sigmoid": _hard,

@@ -10,7 +10,7 @@ from typing import Any
 from tvm import tirx
 
 from egraph_opt.backends import tvm_math, tvm_tree
-from egraph_opt.backends.tvm_emit import LANES, Emitter, integer, number, splat
+from egraph_opt.backends.tvm_emit import LANES, Emitter, integer, number, operand, splat
 from egraph_opt.backends.tvm_tree import Call, Condition, Constant, Fold, Guard, Load, Loop, Node, Region, Stage
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import expr as ex
@@ -106,8 +106,8 @@ class Evaluator:
     def _value(self, node: Node, point: Point, conditions: Conditions) -> Value:
         bind = self.emitter.let
         match node:
-            case Constant(value):
-                return number(value, point.lanes)
+            case Constant(value, own):
+                return operand(value, point.lanes) if own else number(value, point.lanes)
             case Load():
                 return bind(self.load(node, point, conditions, 0.0))
             case Guard(more, inner, other):

@@ -199,7 +199,7 @@ def _operations(term: Tensor) -> float:
     size = prod(term.extents)
     match term:
         case Apply(function, arguments):
-            return size * scalar.lookup(function).function.cost + sum(_bounded(a, size) for a in arguments)
+            return size * scalar.lookup(function).cost + sum(_bounded(a, size) for a in arguments)
         case Reduce(_, inner, _):
             return prod(inner.extents) + _operations(inner)
         case Softmax(inner, _):

@@ -40,7 +40,10 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
+    """``own``: the model contains it; otherwise it is what lies outside a tensor."""
+
     value: float
+    own: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,16 +176,23 @@ def never(conditions: Iterable[Condition], extents: Extents) -> bool:
 
 
 def call(function: str, arguments: tuple[Node, ...]) -> Node:
-    """A Call; constant arguments are folded, zero is the unit of add and annihilates mul (all is zero outside)."""
+    """A Call; constant arguments are folded. The zero that is outside a tensor is the unit of add and annihilates mul; a
+    zero of the model's own does neither: infinity times zero is no number, and -0 + 0 is 0."""
     constants = [argument.value for argument in arguments if isinstance(argument, Constant)]
     if len(constants) == len(arguments):
         with np.errstate(all="ignore"):
             values = [np.asarray(value, dtype=np.float32) for value in constants]
-            return Constant(float(np.asarray(scalar.lookup(function)(*values), dtype=np.float32)))
-    if function == "mul" and 0.0 in constants:
+            value = float(np.asarray(scalar.lookup(function)(*values), dtype=np.float32))
+            return Constant(value, any(argument.own for argument in arguments if isinstance(argument, Constant)))
+    outside = [argument for argument in arguments if isinstance(argument, Constant) and not argument.own]
+    if function == "mul" and any(argument.value == 0.0 for argument in outside):
         return Constant(0.0)
     for argument, kept in (arguments, arguments[::-1]) if len(arguments) == 2 else ():
-        if isinstance(argument, Constant) and argument.value == {"add": 0.0, "mul": 1.0}.get(function):
+        if not isinstance(argument, Constant):
+            continue
+        if argument.value == 1.0 and function == "mul":
+            return kept
+        if argument.value == 0.0 and function == "add" and not argument.own:
             return kept
     return Call(function, arguments)
 
@@ -233,7 +243,7 @@ class Lowering:
             case Read(Source(name, extents, _)):
                 return Load(name, linear(indices, extents))
             case Fill(value, _):
-                return Constant(float(np.float32(Fraction(value))))
+                return Constant(float(np.float32(Fraction(value))), own=True)
             case View(inner, index):
                 conditions = conditions_of(index, indices, self.extents)
                 if never(conditions, self.extents):

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from egraph_opt.cli import bench, check, derive, doctor, optimize
+from egraph_opt.cli import bench, check, derive, doctor, explain, optimize, rules
 from egraph_opt.errors import (
     INTERNAL_EXIT_CODE,
     BackendMissing,
@@ -19,7 +19,7 @@ from egraph_opt.errors import (
     one_line,
 )
 
-COMMANDS = (optimize, check, bench, doctor, derive)
+COMMANDS = (optimize, check, bench, explain, doctor, derive, rules)
 
 DESCRIPTION = """\
 Make an ONNX model faster without changing what it computes.
@@ -33,7 +33,9 @@ examples:
   egraph-opt optimize model.onnx --portable  standard operators only, no kernel library beside the model
   egraph-opt check model.onnx model.opt.onnx compare all outputs on random inputs
   egraph-opt bench model.onnx model.opt.onnx time both, interleaved
+  egraph-opt explain model.opt.onnx          by which rules it came about, what else there was and what it costs
   egraph-opt derive conv --kernel 5,3        what one operator can be turned into, and by which rules
+  egraph-opt rules show bias                 what a rule says; list and test show them all and try them out
   egraph-opt doctor                          what this machine offers
 
 exit codes:
@@ -84,35 +86,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except EgraphOptError as error:
-        return _fail(str(error) or type(error).__name__, error.exit_code, with_traceback)
+        return fail(str(error) or type(error).__name__, error.exit_code, with_traceback)
     except KeyboardInterrupt:
-        return _fail("interrupted", Interrupted.exit_code, with_traceback)
+        return fail("interrupted", Interrupted.exit_code, with_traceback)
     except BrokenPipeError:
         # The reader of our output went away; keep Python's own flush at exit from complaining.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except MemoryError:
-        return _fail("out of memory", LimitReached.exit_code, with_traceback)
+        return fail("out of memory", LimitReached.exit_code, with_traceback)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module == "egraph_opt":
-            return _fail(f"internal error, please report it: {error}", INTERNAL_EXIT_CODE, with_traceback)
+            return fail(f"internal error, please report it: {error}", INTERNAL_EXIT_CODE, with_traceback)
         message = f"{module} is not installed; reinstall egraph-opt with its dependencies"
-        return _fail(message, BackendMissing.exit_code, with_traceback)
+        return fail(message, BackendMissing.exit_code, with_traceback)
     except OSError as error:
         place = f": {error.filename}" if error.filename else ""
         full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
         code = LimitReached.exit_code if full else UsageError.exit_code
-        return _fail(f"{error.strerror or error}{place}", code, with_traceback)
+        return fail(f"{error.strerror or error}{place}", code, with_traceback)
     except Exception as error:
         message = f"internal error, please report it (-vv prints the traceback): {type(error).__name__}: {error}"
-        return _fail(message, INTERNAL_EXIT_CODE, with_traceback)
+        return fail(message, INTERNAL_EXIT_CODE, with_traceback)
 
 
 def _dispatch(words: Sequence[str]) -> int:
     parser = build_parser()
     try:
-        chosen = parser.parse_args(words)
+        chosen = parser.parse_args(_joined(words))
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     if chosen.version:
@@ -128,7 +130,19 @@ def _dispatch(words: Sequence[str]) -> int:
     return code
 
 
-def _fail(message: str, code: int, with_traceback: bool) -> int:
+def _joined(words: Sequence[str]) -> list[str]:
+    """The words with the argument of --rules joined to it: argparse takes what begins with "-" for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--rules":
+            joined[-1] = f"--rules={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def fail(message: str, code: int, with_traceback: bool = False) -> int:
+    """Print an error as all errors are printed; returns the code."""
     if with_traceback:
         traceback.print_exc()
     print(f"egraph-opt: error: {one_line(message)}", file=sys.stderr)

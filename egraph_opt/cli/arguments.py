@@ -73,6 +73,24 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rule_options(parser: argparse.ArgumentParser) -> None:
+    """--rules and --fp, for commands that run rules."""
+    parser.add_argument(
+        "--rules",
+        type=str,
+        default="",
+        metavar="+PACK,-RULE,…",
+        help="add rule packs (installed or FILE.py) and switch rules, groups or packs off; see egraph-opt rules --help",
+    )
+    parser.add_argument(
+        "--fp",
+        choices=("strict", "default", "real"),
+        default="default",
+        help="what rules may do to numbers: keep every bit, re-order sums and products (default), or whatever holds for"
+        " real numbers",
+    )
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows as aligned columns: the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

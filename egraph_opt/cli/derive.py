@@ -2,7 +2,7 @@
 
 import argparse
 
-from egraph_opt.cli.arguments import numbers, whole_number
+from egraph_opt.cli.arguments import add_rule_options, numbers, whole_number
 from egraph_opt.errors import UsageError
 
 SUMMARY = "show what one operator can be turned into"
@@ -14,6 +14,8 @@ EXAMPLES = (
     "egraph-opt derive conv --channels 6,10 --size 9,7 --kernel 5,3 --pads 2,0,2,2 --groups 1",
     "egraph-opt derive conv_transpose --kernel 4,4 --stride 2,2 --pads 1,1,1,1 --output-padding 0,0",
     "egraph-opt derive band_matmul --dilation 4",
+    "egraph-opt derive conv --growth                     e-nodes of every round, and the rules that made most",
+    "egraph-opt derive conv --rules +mine.py,-windows    with the rules of a file, without a built-in group",
 )
 LISTS = {
     "batch": "batch size",
@@ -34,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=numbers, metavar="N,…", help=text)
     parser.add_argument("--operation", choices=("max", "average"), help="operation of a pool")
     parser.add_argument("--groups", type=whole_number(1), metavar="N", help="groups of channels")
+    parser.add_argument("--growth", action="store_true", help="also show e-nodes per round and the busiest rules")
+    add_rule_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,5 +48,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"unknown operator {options.operator}; known: {', '.join(OPERATORS)}")
     names = (*LISTS, "groups", "operation")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    print(derive_operator(options.operator, **given))
+    found = derive_operator(options.operator, rules=options.rules, fp=options.fp, **given)
+    print(found)
+    if options.growth:
+        print(f"\n{found.saturation.table()}")
     return 0

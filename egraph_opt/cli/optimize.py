@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from egraph_opt.cli.arguments import seconds, whole_number
+from egraph_opt.cli.arguments import add_rule_options, seconds, whole_number
 from egraph_opt.errors import InputRejected
 
 SUMMARY = "write a faster, verified version of a model"
@@ -15,6 +15,7 @@ EXAMPLES = (
     "egraph-opt optimize model.onnx -o fast.onnx --report fast.json",
     "egraph-opt optimize model.onnx --portable            standard ONNX operators only",
     "egraph-opt optimize model.onnx --cost static         no measurements: quick, less sure",
+    "egraph-opt optimize model.onnx --rules +mine.py,-epilogue   with the rules of a file, without a built-in group",
 )
 
 
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile-db", type=Path, metavar="FILE", help="profile database (default: in the cache folder)"
     )
+    add_rule_options(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
 
@@ -75,6 +77,8 @@ def run(options: argparse.Namespace) -> int:
             threads=options.threads,
             cost=options.cost,
             profile_db=options.profile_db,
+            rules=options.rules,
+            fp=options.fp,
             progress=printer or silent,
         )
     finally:
@@ -85,5 +89,7 @@ def run(options: argparse.Namespace) -> int:
         result.report.write_json(options.report)
     if not options.quiet:
         print(result.report.table())
+        if options.verbose and result.report.saturation:
+            print(f"\n{result.report.growth()}\n")
         print(f"  written: {output}")
     return 0

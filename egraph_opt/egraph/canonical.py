@@ -26,8 +26,9 @@ class NodeLike(Protocol):
     def children(self) -> tuple[int, ...]: ...
 
 
-def term_names(classes: Mapping[int, Sequence[NodeLike]]) -> dict[int, Name]:
-    """Depth and hash of the flattest term of every class."""
+def term_names(classes: Mapping[int, Sequence[NodeLike]]) -> tuple[dict[int, Name], dict[NodeLike, Name]]:
+    """Depth and hash of the flattest term of every class, and those of every e-node over such terms."""
+    of_nodes: dict[NodeLike, Name] = {}
     found: dict[int, Name] = {}
     users: dict[int, list[tuple[int, NodeLike]]] = {}
     missing: dict[tuple[int, NodeLike], int] = {}
@@ -39,7 +40,8 @@ def term_names(classes: Mapping[int, Sequence[NodeLike]]) -> dict[int, Name]:
             for child in children:
                 users.setdefault(child, []).append((owner, node))
             if not children:
-                heapq.heappush(queue, (node_name(node, found), owner))
+                of_nodes[node] = node_name(node, found)
+                heapq.heappush(queue, (of_nodes[node], owner))
     # A term is deeper than its parts, so the first name to come out of the queue is the least one of its class.
     while queue:
         name, owner = heapq.heappop(queue)
@@ -48,22 +50,27 @@ def term_names(classes: Mapping[int, Sequence[NodeLike]]) -> dict[int, Name]:
         found[owner] = name
         for user in users.get(owner, ()):
             missing[user] -= 1
-            if not missing[user] and user[0] not in found:
-                heapq.heappush(queue, (node_name(user[1], found), user[0]))
-    return found
+            if not missing[user]:
+                of_nodes[user[1]] = node_name(user[1], found)
+                if user[0] not in found:
+                    heapq.heappush(queue, (of_nodes[user[1]], user[0]))
+    return found, of_nodes
 
 
 def node_name(node: NodeLike, names: Mapping[int, Name]) -> Name:
     """Depth and hash of an e-node over the flattest terms of its children."""
-    children = set(node.children)
-    total = blake2b(node.constructor.encode(), digest_size=16)
-    pending = list(node.children)
+    content = [node.constructor.encode()]
+    children = node.children
+    depth = met = 0
     for argument in node.arguments:
-        if pending and argument == pending[0]:
-            total.update(b"\1" + names[pending.pop(0)][1])
+        if met < len(children) and argument == children[met]:
+            below = names[children[met]]
+            met += 1
+            depth = max(depth, below[0])
+            content += (b"\1", below[1])
         else:
-            total.update(b"\2" + str(argument).encode(errors="surrogatepass") + b"\0")
-    return 1 + max((names[child][0] for child in children), default=0), total.digest()
+            content += (b"\2", str(argument).encode(errors="surrogatepass"), b"\0")
+    return 1 + depth, blake2b(b"".join(content), digest_size=16).digest()
 
 
 def numbering(ids: Iterable[int], names: Mapping[int, Name]) -> dict[int, int]:

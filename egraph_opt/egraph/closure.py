@@ -1,156 +1,21 @@
-"""Ground terms, the equations between them that rules gave, and proofs: congruence closure that can explain itself.
+"""Congruence closure that can explain itself: which ground terms are equal by some equations, and by which steps.
 
-Terms are numbered; a term is an :class:`ENode` over the numbers of its parts. A tensor and the buffer that holds it are
-one term here: ``Read(Compute(t))`` is ``t`` and ``Compute(Read(b))`` is ``b``.
-
-Explanations: R. Nieuwenhuis, A. Oliveras, "Fast congruence closure and extensions", 2007. A congruence is explained by
-equations older than itself, so explanations end.
+R. Nieuwenhuis, A. Oliveras, "Fast congruence closure and extensions", 2007. A congruence is explained by equations
+older than itself, so explanations end.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
-from egraph_opt.egraph.pattern import CONSTRUCTORS, format_extents
-from egraph_opt.egraph.provenance import build
+from egraph_opt.egraph.ground import HELD, Terms, rebuilt
 from egraph_opt.egraph.snapshot import ENode
-from egraph_opt.ir.terms import (
-    Apply,
-    Buffer,
-    Call,
-    Compute,
-    Fill,
-    Read,
-    Reduce,
-    Reshape,
-    Softmax,
-    Source,
-    Tensor,
-    View,
-)
 
-
-class Terms:
-    """Ground terms by number, each once."""
-
-    def __init__(self) -> None:
-        self.nodes: list[ENode] = []
-        self._numbers: dict[ENode, int] = {}
-        self._built: dict[int, Tensor | Buffer] = {}
-
-    def add(self, node: ENode) -> int:
-        """The number of a term given by its constructor and the numbers of its parts."""
-        opposite = {"Read": "Compute", "Compute": "Read"}.get(node.constructor)
-        if opposite is not None and self.nodes[node.children[0]].constructor == opposite:
-            return self.nodes[node.children[0]].children[0]
-        if node not in self._numbers:
-            self._numbers[node] = len(self.nodes)
-            self.nodes.append(node)
-        return self._numbers[node]
-
-    def encode(self, term: Tensor | Buffer, known: Mapping[str, int]) -> int:
-        """The number of a term; sources named in ``known`` stand for the tensor or buffer of that number."""
-
-        def inside(child: Tensor | Buffer) -> int:
-            return self.encode(child, known)
-
-        match term:
-            case Source(name) if name in known:
-                return self.as_buffer(known[name])
-            case Read(buffer):
-                return self.add(ENode("Read", (inside(buffer),)))
-            case View(tensor, index):
-                return self.add(ENode("View", (inside(tensor), index.text)))
-            case Reduce("sum", tensor, count):
-                return self.add(ENode("Sum", (inside(tensor), count)))
-            case Reduce(operation, tensor, count):
-                return self.add(ENode("Reduce", (operation, inside(tensor), count)))
-            case Apply("mul" | "add" as function, arguments):
-                return self.add(ENode(function.capitalize(), tuple(map(inside, arguments))))
-            case Apply(function, arguments):
-                return self.add(ENode(f"Apply{len(arguments)}", (function, *map(inside, arguments))))
-            case Softmax(tensor, count):
-                return self.add(ENode("Softmax", (inside(tensor), count)))
-            case Fill(value, extents):
-                return self.add(ENode("Fill", (str(value), format_extents(extents))))
-            case Source(name, extents, constant):
-                kind = "constant" if constant else "input"
-                return self.add(ENode("Source", (name, format_extents(extents), kind)))
-            case Compute(tensor):
-                return self.add(ENode("Compute", (inside(tensor),)))
-            case Reshape(buffer, extents):
-                return self.add(ENode("Reshape", (inside(buffer), format_extents(extents))))
-            case Call(operator, attributes, operands, extents):
-                chain = self.add(ENode("Nil", ()))
-                for operand in reversed(operands):
-                    chain = self.add(ENode("Cons", (inside(operand), chain)))
-                return self.add(ENode("Call", (operator, attributes, chain, format_extents(extents))))
-
-    def as_buffer(self, number: int) -> int:
-        """The buffer that holds a tensor; a buffer is itself."""
-        tensor = CONSTRUCTORS[self.nodes[number].constructor][1] == "Tensor"
-        return self.add(ENode("Compute", (number,))) if tensor else number
-
-    def operands(self, number: int) -> tuple[int, ...]:
-        """The parts of a term; the buffers of a call."""
-        node = self.nodes[number]
-        if node.constructor != "Call":
-            return node.children
-        found = []
-        chain = self.nodes[node.children[0]]
-        while chain.constructor == "Cons":
-            found.append(chain.children[0])
-            chain = self.nodes[chain.children[1]]
-        return tuple(found)
-
-    def decode(self, number: int) -> Tensor | Buffer:
-        """The term itself, for evaluation."""
-        if number not in self._built:
-            parts = [self.decode(part) for part in self.operands(number)]
-            self._built[number] = build(self.nodes[number], parts)
-        return self._built[number]
-
-    def replaced(self, number: int, old: int, new: int) -> int:
-        """A term with every occurrence of ``old`` in it replaced."""
-        done = {old: new}
-
-        def walk(current: int) -> int:
-            if current not in done:
-                node = self.nodes[current]
-                parts = {child: walk(child) for child in node.children}
-                done[current] = self.add(over(node, parts)) if any(a != b for a, b in parts.items()) else current
-            return done[current]
-
-        return walk(number)
-
-    def replaced_at(self, number: int, path: tuple[int, ...], new: int) -> int:
-        """A term with the part at one place replaced; the path counts the parts."""
-        if not path:
-            return new
-        node = self.nodes[number]
-        parts = list(node.children)
-        parts[path[0]] = self.replaced_at(parts[path[0]], path[1:], new)
-        return self.add(rebuilt(node, parts))
-
-
-def over(node: ENode, parts: Mapping[int, int]) -> ENode:
-    """An e-node over other parts."""
-    return rebuilt(node, [parts[child] for child in node.children])
-
-
-def rebuilt(node: ENode, parts: Iterable[int]) -> ENode:
-    """An e-node over other parts, in order."""
-    rest = iter(parts)
-    sorts = CONSTRUCTORS[node.constructor][0]
-    return ENode(
-        node.constructor,
-        tuple(
-            next(rest) if sort in ("Tensor", "Buffer", "Args") else argument
-            for argument, sort in zip(node.arguments, sorts, strict=True)
-        ),
-    )
+# Levels of parts down to which the length of an explanation is counted, not guessed.
+DEEP = 4
 
 
 @dataclass(frozen=True)
@@ -167,11 +32,15 @@ class Equation:
 
 @dataclass(frozen=True)
 class Move:
-    """One use of an equation: at ``path`` inside a term, from left to right unless ``backwards``."""
+    """One use of an equation: at ``path`` inside a term, from left to right unless ``backwards``.
+
+    The equation was taken for true at ``time``.
+    """
 
     equation: Equation
     backwards: bool
     path: tuple[int, ...]
+    time: int
 
     @property
     def old(self) -> int:
@@ -184,27 +53,37 @@ class Move:
 
 @dataclass(frozen=True)
 class _Edge:
+    """``other`` is equal by an equation, or because the parts at some places are."""
+
     other: int
     equation: Equation | None
     time: int
+    parts: tuple[tuple[int, int, int], ...] = ()
+
+
+# A term and the e-node it is known as: its own, or that of what it holds or is held by.
+_User = tuple[int, ENode]
 
 
 class Closure:
-    """Which terms are equal by some equations and congruence, and why."""
+    """Which terms are equal by some equations and congruence, and why. Nobody looks into ``opaque`` terms."""
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: Terms, opaque: Set[int] = frozenset()) -> None:
         self.terms = terms
+        self.opaque = opaque
         self._parent: dict[int, int] = {}
         self._members: dict[int, list[int]] = {}
-        self._users: dict[int, list[int]] = {}
-        self._signatures: dict[ENode, int] = {}
+        self._users: dict[int, list[_User]] = {}
+        self._signatures: dict[ENode, _User] = {}
         self._edges: dict[int, list[_Edge]] = {}
-        self._pending: list[tuple[int, int, Equation | None]] = []
+        self._pending: deque[tuple[int, int, Equation | None, tuple[tuple[int, int, int], ...]]] = deque()
         self._time = 0
+        self._costs: dict[tuple[int, int, int], int] = {}
 
     def find(self, number: int) -> int:
         """The representative of a term's class."""
-        self.know(number)
+        if number not in self._parent:
+            self.know(number)
         while self._parent[number] != number:
             self._parent[number] = self._parent[self._parent[number]]
             number = self._parent[number]
@@ -214,46 +93,57 @@ class Closure:
         """Take a term and its parts into account."""
         if number in self._parent:
             return
-        for child in self.terms.nodes[number].children:
+        node = self.terms.nodes[number]
+        if number in self.opaque:
+            node = ENode("Nil", ())
+        for child in node.children:
             self.know(child)
         self._parent[number] = number
         self._members[number] = [number]
-        for child in set(self.terms.nodes[number].children):
-            self._users.setdefault(self.find(child), []).append(number)
-        self._sign(number)
+        forms = [(number, node)]
+        if node.constructor in ("Read", "Compute"):
+            # What it holds is known as held by it, too.
+            forms.append((node.children[0], ENode("Compute" if node.constructor == "Read" else "Read", (number,))))
+        for form in forms:
+            for child in set(form[1].children):
+                self._users.setdefault(self.find(child), []).append(form)
+            self._sign(form)
         self._settle()
 
     def merge(self, equation: Equation) -> None:
         """Take an equation for true."""
         self.know(equation.left)
         self.know(equation.right)
-        self._pending.append((equation.left, equation.right, equation))
-        self._settle()
+        if equation.left != equation.right:
+            self._pending.append((equation.left, equation.right, equation, ()))
+            self._settle()
 
     def known(self) -> list[int]:
         """All terms known, oldest first."""
         return list(self._parent)
 
-    def _sign(self, number: int) -> None:
-        node = self.terms.nodes[number]
+    def _sign(self, user: _User) -> None:
+        number, node = user
         if not node.children:
             return
         signature = rebuilt(node, [self.find(child) for child in node.children])
-        other = self._signatures.setdefault(signature, number)
+        other, same = self._signatures.setdefault(signature, user)
         if other != number and self.find(other) != self.find(number):
-            self._pending.append((number, other, None))
+            held = node.constructor in ("Read", "Compute")
+            pairs = zip(node.children, same.children, strict=True)
+            parts = tuple((HELD if held else place, a, b) for place, (a, b) in enumerate(pairs) if a != b)
+            self._pending.append((number, other, None, parts))
 
     def _settle(self) -> None:
         while self._pending:
-            one, other, equation = self._pending.pop(0)
-            if one == other:
-                continue
+            one, other, equation, parts = self._pending.popleft()
             a, b = self.find(one), self.find(other)
             if equation is None and a == b:
                 continue
             self._time += 1
-            self._edges.setdefault(one, []).append(_Edge(other, equation, self._time))
-            self._edges.setdefault(other, []).append(_Edge(one, equation, self._time))
+            turned = tuple((place, y, x) for place, x, y in parts)
+            self._edges.setdefault(one, []).append(_Edge(other, equation, self._time, parts))
+            self._edges.setdefault(other, []).append(_Edge(one, equation, self._time, turned))
             if a == b:
                 continue
             if len(self._members[a]) > len(self._members[b]):
@@ -271,24 +161,41 @@ class Closure:
 
     def moves(self, one: int, other: int) -> Iterator[Move]:
         """Uses of equations that lead from one term to an equal one, in order."""
+        self.know(one)
+        self.know(other)
         yield from self._moves(one, other, self._time + 1, ())
+
+    def premise(self, move: Move) -> Iterator[Move]:
+        """Why the premise of a move holds: uses of older equations that lead from its one term to the other."""
+        if move.equation.premise is not None:
+            yield from self._moves(*move.equation.premise, move.time, ())
 
     def _moves(self, one: int, other: int, before: int, path: tuple[int, ...]) -> Iterator[Move]:
         current = one
         for edge in self._way(one, other, before):
             if edge.equation is not None:
-                yield Move(edge.equation, edge.equation.left != current, path)
-            else:
-                here, there = self.terms.nodes[current].children, self.terms.nodes[edge.other].children
-                for place, (a, b) in enumerate(zip(here, there, strict=True)):
-                    if a != b:
-                        yield from self._moves(a, b, edge.time, (*path, place))
+                yield Move(edge.equation, edge.equation.left != current, path, edge.time)
+            for place, a, b in edge.parts:
+                yield from self._moves(a, b, edge.time, (*path, place))
             current = edge.other
 
-    def _way(self, one: int, other: int, before: int) -> list[_Edge]:
-        """A shortest way over edges older than ``before``; equations count a little more than congruences."""
-        if one == other:
-            return []
+    def _cost(self, edge: _Edge, deep: int) -> int:
+        """Number of equations behind an edge, those of parts of parts guessed."""
+        if edge.equation is not None:
+            premise = edge.equation.premise
+            return 2 if premise is None else 2 + self._distance(*premise, edge.time, deep)
+        return 1 + sum(self._distance(a, b, edge.time, deep) for _, a, b in edge.parts)
+
+    def _distance(self, one: int, other: int, before: int, deep: int) -> int:
+        if deep == 0:
+            return 2
+        key = (one, other, before)
+        if key not in self._costs:
+            self._costs[key] = sum(self._cost(edge, deep - 1) for edge in self._way(one, other, before, deep - 1))
+        return self._costs[key]
+
+    def _way(self, one: int, other: int, before: int, deep: int = DEEP) -> list[_Edge]:
+        """A shortest way over edges older than ``before``."""
         came: dict[int, tuple[int, _Edge] | None] = {}
         queue: list[tuple[int, int, int, tuple[int, _Edge] | None]] = [(0, 0, one, None)]
         order = 0
@@ -302,14 +209,12 @@ class Closure:
             for edge in self._edges.get(current, ()):
                 if edge.time < before and edge.other not in came:
                     order += 1
-                    heapq.heappush(queue, (cost + 2 if edge.equation else cost + 1, order, edge.other, (current, edge)))
+                    heapq.heappush(queue, (cost + self._cost(edge, deep), order, edge.other, (current, edge)))
         way: list[_Edge] = []
-        current = other
-        while current != one:
-            step = came[current]
-            assert step is not None
+        step = came[other]
+        while step is not None:
             way.append(step[1])
-            current = step[0]
+            step = came[step[0]]
         return way[::-1]
 
     def used(self, one: int, other: int) -> set[Equation]:
@@ -322,14 +227,10 @@ class Closure:
             if (a, b, before) in done or a == b:
                 continue
             done.add((a, b, before))
-            current = a
             for edge in self._way(a, b, before):
-                if edge.equation is None:
-                    here, there = self.terms.nodes[current].children, self.terms.nodes[edge.other].children
-                    pending += [(x, y, edge.time) for x, y in zip(here, there, strict=True)]
-                else:
+                pending += [(x, y, edge.time) for _, x, y in edge.parts]
+                if edge.equation is not None:
                     found.add(edge.equation)
                     if edge.equation.premise is not None:
                         pending.append((*edge.equation.premise, edge.time))
-                current = edge.other
         return found

@@ -20,6 +20,10 @@ from egraph_opt.errors import EgraphOptError
 Row = tuple[str | int, ...]
 # Beside the whole right-hand side, the sums and calls in it remember where they come from.
 REMEMBERED = ("Sum", "Call")
+# Operators that always have so many operands.
+OPERANDS = {"MatMul": 2, "Transpose": 1}
+# What can be added to a text or number without changing it.
+_NEUTRAL = {"String": '""', "i64": "0"}
 
 
 @dataclass
@@ -58,12 +62,21 @@ def members_table(rule: Rule) -> str:
     return f"members-{rule.name}"
 
 
+def _length(chain: Pattern) -> int | None:
+    """The length of an argument list that is spelled out."""
+    length = 0
+    while isinstance(chain, Node) and chain.constructor == "Cons":
+        chain, length = chain.arguments[1], length + 1
+    return length if isinstance(chain, Node) else None
+
+
 class _Compiler:
     def __init__(self, rule: Rule, ruleset: str) -> None:
         self.rule = rule
         self.ruleset = ruleset
         self.fresh = count()
         self.facts: list[str] = []
+        self.met: set[str] = set()
 
     def compiled(self) -> Compiled:
         rule = self.rule
@@ -131,16 +144,39 @@ class _Compiler:
     def match(self, pattern: Pattern) -> str:
         """Facts that match a pattern; returns the variable that names its class."""
         match pattern:
+            case Variable(sort, name, _) if sort in _NEUTRAL and name in self.met:
+                # Few texts and numbers differ between the layers of a model: egglog would begin with them and pair all
+                # terms that agree on one. So they are compared once the terms are matched.
+                other = f"same{next(self.fresh)}-{name}"
+                self.facts.append(f"(= (+ {other} {_NEUTRAL[sort]}) {name})")
+                return other
             case Variable(_, name, _):
+                self.met.add(name)
                 return name
             case Constant(_, value):
                 return str(value) if isinstance(value, int) else quoted(value)
+            case Node(_, "Call", (Constant(_, operator), attributes, Node() as chain, extents)) if OPERANDS.get(
+                str(operator)
+            ) == _length(chain):
+                inner = " ".join(
+                    [quoted(str(operator)), self.match(attributes), self.match_open(chain), self.match(extents)]
+                )
+                return self.matched(f"(Call {inner})")
             case Node(_, constructor, arguments):
-                inner = " ".join([self.match(argument) for argument in arguments])
-                name = f"node{next(self.fresh)}"
-                self.facts.append(f"(= {name} ({constructor} {inner}))")
-                return name
+                return self.matched(f"({constructor} {' '.join([self.match(argument) for argument in arguments])})")
         raise EgraphOptError(f"rule {self.rule.name!r}: a computed field cannot be matched")
+
+    def matched(self, term: str) -> str:
+        name = f"node{next(self.fresh)}"
+        self.facts.append(f"(= {name} {term})")
+        return name
+
+    def match_open(self, chain: Pattern) -> str:
+        """An argument list whose end follows from the operator: egglog would begin with the end, which all share."""
+        if isinstance(chain, Node) and chain.constructor == "Cons":
+            first = self.match(chain.arguments[0])
+            return self.matched(f"(Cons {first} {self.match_open(chain.arguments[1])})")
+        return f"end{next(self.fresh)}"
 
     def head(self, pairs: list[tuple[str, Node, Pattern]]) -> str:
         if self.rule.united is not None:
@@ -159,6 +195,8 @@ class _Compiler:
 
     def build(self, pattern: Pattern) -> str:
         match pattern:
+            case Variable(_, name, _):
+                return name
             case Field():
                 return _field_name(pattern)
             case Node(_, constructor, arguments):

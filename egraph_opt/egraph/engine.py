@@ -6,7 +6,8 @@ relation ``derived`` can record which rule made which e-node equal to which.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,10 +43,12 @@ class EGraph:
     """An egglog e-graph over tensor terms.
 
     Rule groups become egglog rulesets of the same name; raw egglog text can be run beside them with :meth:`run_text`.
+    ``watch`` is told what runs next: a group and the rule whose Python function is called, or "" for egglog itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Callable[[str, str], None] | None = None) -> None:
         self.egglog = bindings.EGraph()
+        self._watch = watch or (lambda _group, _rule: None)
         self.groups: dict[str, RuleGroup] = {}
         self._analyses: list[str] = []
         self._rules: dict[str, str] = {}
@@ -97,9 +100,31 @@ class EGraph:
             self.run_text(analysis.TEXTS[name])
             self._questions[name] = analysis.questions(name)
 
-    def add_program(self, program: Program) -> None:
-        """Add every definition; the tensor ``name`` is then the class of ``(Named name)``."""
-        defined: set[str] = set()
+    @contextmanager
+    def apart(self, watch: Callable[[str, str], None] | None = None) -> Iterator[None]:
+        """Programs that are added inside, and all that comes of them, are forgotten afterwards; rules stay.
+
+        Declaring the built-in rules takes egglog a quarter of a second. Add all rules before: those that are added
+        inside are lost. After an exception inside the e-graph is of no use any more.
+        """
+        before, self._watch = self._watch, watch or self._watch
+        self.run_text("(push)")
+        yield
+        self.run_text("(pop)")
+        self._watch = before
+        for questions in self._questions.values():
+            for question in questions:
+                question.answered.clear()
+        for families_of_group in self._families.values():
+            for _, _, seen in families_of_group:
+                seen.clear()
+
+    def add_program(self, program: Program, known: Iterable[str] = ()) -> None:
+        """Add every definition; the tensor ``name`` is then the class of ``(Named name)``.
+
+        Sources named in ``known`` are tensors of programs that were added before.
+        """
+        defined = set(known)
         commands: list[bindings._Command] = []
         for name, term in program.definitions:
             commands.append(union(named(name), encoding.encode(term, defined)))
@@ -135,6 +160,7 @@ class EGraph:
 
     def _run_ruleset(self, name: str, matches: dict[str, int]) -> bool:
         changed = False
+        self._watch(name, "")
         for output in self._run_cached(f"(run-schedule (run {name}))"):
             report = output.report  # type: ignore[union-attr]
             changed = changed or report.updated
@@ -157,6 +183,7 @@ class EGraph:
         """Collect the questions of a group's new matches and answer those that are new; matches of ``together``."""
         if group not in self._questions and group not in self._families:
             return {}
+        self._watch(group, "")
         self._run_cached(f"(run-schedule (run {group}-find))")
         commands: list[bindings._Command] = []
         for question in self._questions.get(group, ()):
@@ -165,13 +192,16 @@ class EGraph:
                     continue
                 question.answered.add(arguments)
                 given = [literal(argument) for argument in arguments]
+                self._watch(group, question.rule)
                 for record in question.answer(arguments):
                     commands.append(added(application(question.table + "!", *given, *map(literal, record))))
         matches: dict[str, int] = {}
         for rule, compiled, seen in self._families.get(group, ()):
+            self._watch(group, rule.name)
             answers = families.combined(rule, compiled, seen, *self._printed(members_table(rule)))
             matches[rule.name] = len(answers)
             commands += [command for answer in answers for command in answer]
+        self._watch(group, "")
         self.egglog.run_program(*commands)
         self._run_cached(f"(run-schedule (run {group}-forget))")
         return matches

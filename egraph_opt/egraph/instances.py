@@ -14,6 +14,7 @@ from egraph_opt.egraph.language import Rule
 from egraph_opt.egraph.pattern import (
     CONSTRUCTORS,
     Constant,
+    Each,
     Field,
     Node,
     Pattern,
@@ -77,7 +78,7 @@ class Instances:
 
     def all(self) -> list[Instance]:
         """Every instance, each once, in an order that depends on the terms alone."""
-        found: dict[Instance, None] = {}
+        found = dict.fromkeys(self._collapses())
         wanted: dict[tuple[str, ENode], set[ENode]] = {}
         for derivation in self.snapshot.derivations:
             one, other = self.owner.get(derivation.origin), self.owner.get(derivation.result)
@@ -88,14 +89,23 @@ class Instances:
             results = wanted[rule, origin]
             recovered = list(self._recovered(rule, origin, results))
             found.update(dict.fromkeys(recovered))
-            seen = {self._node(instance.right) for instance in recovered if isinstance(instance.right, Skeleton)}
+            seen = {self._node(part) for instance in recovered for part in _parts(instance.right)}
             group = next((r.group for r in self.rules.get(rule, ())), "")
+            left, exact = self._member(rule, origin)
             for result in sorted(results - seen, key=order.__getitem__):
-                plain = Instance(rule, group, _skeleton(origin), _skeleton(result), exact=False)
-                found[plain] = None
-        for instance in self._collapses():
-            found[instance] = None
+                found[Instance(rule, group, left, _skeleton(result), exact)] = None
         return list(found)
+
+    def _member(self, name: str, origin: ENode) -> tuple[Skeleton, bool]:
+        """The left-hand side where the right-hand side is known by its outermost e-node only.
+
+        For the rules that combine all their matches that is all there is to know.
+        """
+        for rule in self.rules.get(name, ()):
+            if rule.combine is not None:
+                for _, skeleton in self.matches(rule.left, origin):
+                    return skeleton, True
+        return _skeleton(origin), False
 
     def _recovered(self, name: str, origin: ENode, results: set[ENode]) -> Iterator[Instance]:
         for rule in self.rules.get(name, ()):
@@ -173,7 +183,7 @@ class Instances:
                 yield built
 
     def _with_extents(self, rule: Rule, bound: Bound) -> Bound:
-        sides = (rule.right, *(right for _, right in rule.more), *rule.calls)
+        sides: tuple[Pattern | Each, ...] = (rule.right, *(right for _, right in rule.more), *rule.calls)
         extents = {
             v.name: format_extents(self.snapshot.extents[int(bound[v.tensor.name])])
             for side in sides
@@ -182,7 +192,9 @@ class Instances:
         }
         return {**bound, **extents} if extents else bound
 
-    def _build(self, pattern: Pattern, bound: Bound, answered: Mapping[Field, int | str]) -> Skeleton | int | str | None:
+    def _build(
+        self, pattern: Pattern, bound: Bound, answered: Mapping[Field, int | str]
+    ) -> Skeleton | int | str | None:
         match pattern:
             case Variable(_, name, _):
                 return bound.get(name)
@@ -214,3 +226,11 @@ class Instances:
 
 def _skeleton(node: ENode) -> Skeleton:
     return Skeleton(node.constructor, node.arguments)
+
+
+def _parts(skeleton: Skeleton | int) -> Iterator[Skeleton]:
+    if isinstance(skeleton, Skeleton):
+        yield skeleton
+        for argument, is_term in arguments(skeleton):
+            if is_term and isinstance(argument, Skeleton):
+                yield from _parts(argument)

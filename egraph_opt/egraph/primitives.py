@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from egraph_opt.egraph.pattern import Constant, Each, Kind, Variable, format_extents, parse_extents
+from egraph_opt.egraph.pattern import Constant, Each, Field, Kind, Variable, format_extents, parse_extents
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import maps
 from egraph_opt.ir.maps import IndexMap
@@ -45,7 +45,7 @@ def answers(rule: Rule, arguments: tuple[Literal, ...]) -> list[tuple[Literal, .
     """The values of ``rule.answered`` for every firing with these values of ``rule.asked``; none when a condition
     fails.
 
-    Raises RuleError when a function of the rule raises.
+    Raises RuleError when a function of the rule raises, or answers with what its fields cannot be.
     """
     bound = {variable.name: value for variable, value in zip(rule.asked, arguments, strict=True)}
     records: tuple[tuple[Literal, ...], ...] = ((),)
@@ -57,7 +57,28 @@ def answers(rule: Rule, arguments: tuple[Literal, ...]) -> list[tuple[Literal, .
     except Exception as error:
         name = getattr(each.function, "__name__", str(each.function))
         raise RuleError(f"rule {rule.name!r}: {name} raised {type(error).__name__}: {error}") from error
-    return [tuple(record[field.index] for field in rule.answered) for record in records]
+    return [tuple(_checked(rule, field, record) for field in rule.answered) for record in records]
+
+
+def _checked(rule: Rule, field: Field, record: tuple[Literal, ...]) -> Literal:
+    """The value of a field; raises RuleError when the answer has none, or one of another kind."""
+    value = record[field.index] if field.index < len(record) else None
+    try:
+        match field.kind:
+            case "integer" if isinstance(value, int):
+                return value
+            case "map" if isinstance(value, str):
+                map_of(value)
+                return value
+            case "extents" if isinstance(value, str):
+                parse_extents(value)
+                return value
+            case "text" if isinstance(value, str):
+                return value
+    except (EgraphOptError, ValueError):
+        pass
+    name = getattr(field.call.function, "__name__", str(field.call.function))
+    raise RuleError(f"rule {rule.name!r}: field {field.index} of {name} is {value!r}, not of kind {field.kind}")
 
 
 def _argument(slot: Variable | Constant, bound: Mapping[str, Literal]) -> Literal:

@@ -119,7 +119,7 @@ class DerivedProgram:
     rules: tuple[str, ...]
 
 
-class _Smallest:
+class Smallest:
     """The smallest term of every class, calls weighing more than anything else."""
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -214,7 +214,7 @@ class _Programs:
     def __init__(self, snapshot: Snapshot, root: int) -> None:
         self.snapshot = snapshot
         self.root = root
-        self.smallest = _Smallest(snapshot)
+        self.smallest = Smallest(snapshot)
 
     @cached_property
     def contexts(self) -> Mapping[int, _Context | None]:
@@ -258,11 +258,13 @@ class _Programs:
         return tuple(reversed(path))
 
 
-def programs(snapshot: Snapshot, program: Program, tensor: str) -> list[DerivedProgram]:
-    """For every library call that can compute ``tensor``, the smallest program around it and the rules that made it."""
+def programs(snapshot: Snapshot, program: Program, tensor: str | int) -> list[DerivedProgram]:
+    """For every library call that can compute ``tensor`` (a name of the program, or a class), the smallest program
+    around it and the rules that made it.
+    """
     provenance = Provenance(snapshot, program)
     found = []
-    for node, path in _Programs(snapshot, snapshot.names[tensor]):
+    for node, path in _Programs(snapshot, snapshot.names[tensor] if isinstance(tensor, str) else tensor):
         whole, call = path[0], path[-1]
         if isinstance(call, Call) and not isinstance(whole, Source | Call | Compute | Reshape):
             found.append(DerivedProgram(whole, call, path, provenance.rules(node)))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from egraph_opt.egraph.engine import EGraph
+from egraph_opt.egraph.growth import TOP_RULES, growth_table
 from egraph_opt.egraph.language import RuleGroup
 from egraph_opt.ir.program import Program
+
+Stop = Literal["saturated", "e-nodes", "time"]
 
 
 class PhaseLike(Protocol):
@@ -23,7 +26,10 @@ class PhaseLike(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of a saturation; hitting one ends it with what was found so far."""
+    """Limits of a saturation; hitting one ends it with what was found so far.
+
+    They are looked at between the runs of rules, so one run may go beyond them.
+    """
 
     enodes: int = 200_000
     seconds: float = 60.0
@@ -31,21 +37,44 @@ class Budget:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of one phase: e-nodes after it and seconds it took."""
+    """One round of one phase: e-nodes after and ``before`` it, seconds it took, and matches per rule.
+
+    The matches include those of the simplifications that followed.
+    """
 
     phase: str
     enodes: int
     seconds: float
+    before: int = 0
+    matches: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass
 class Saturation:
-    """How a saturation went. ``stop`` is "saturated", "e-nodes" or "time"."""
+    """How a saturation went: rounds, matches per rule over all of them, and why it stopped.
+
+    ``made`` are the e-nodes that every rule made out of others, as far as the e-graph records them (whole right-hand
+    sides, and the sums and calls in them); it is known once the e-graph was read, see :attr:`Snapshot.made`.
+    """
 
     rounds: list[Round] = field(default_factory=list)
     matches: dict[str, int] = field(default_factory=dict)
-    stop: str = "saturated"
+    stop: Stop = "saturated"
     seconds: float = 0.0
+    made: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def enodes(self) -> int:
+        """E-nodes at the end."""
+        return self.rounds[-1].enodes if self.rounds else 0
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def table(self, rules: int = TOP_RULES) -> str:
+        """Growth as text: e-nodes and seconds of every round that changed something, and the busiest rules."""
+        rows = [(done.phase, done.before, done.enodes, done.seconds) for done in self.rounds]
+        return growth_table(rows, self.matches, self.made, self.stop, rules)
 
 
 def saturate(
@@ -57,37 +86,61 @@ def saturate(
     progress: Callable[[Round], None] | None = None,
 ) -> Saturation:
     """Run the phases in order; returns rounds, matches per rule and why it stopped."""
-    budget = budget or Budget()
-    started = time.monotonic()
-    result = Saturation()
+    run = _Run(egraph, simplification, budget or Budget())
     egraph.add_rules([simplification, *(phase.group for phase in phases)])
-
-    def simplify() -> None:
-        _count(result.matches, egraph.run(simplification.name, until_saturated=True).matches)
-
-    simplify()
+    run.simplify({})
     for phase in phases:
         for _ in range(phase.rounds):
-            begun = time.monotonic()
-            report = egraph.run(phase.group.name)
-            _count(result.matches, report.matches)
-            if report.changed:
-                simplify()
-            done = Round(phase.group.name, egraph.size(), time.monotonic() - begun)
-            result.rounds.append(done)
+            done, changed = run.round(phase.group.name)
             if progress is not None:
                 progress(done)
-            result.seconds = time.monotonic() - started
-            if done.enodes > budget.enodes:
-                result.stop = "e-nodes"
-                return result
-            if result.seconds > budget.seconds:
-                result.stop = "time"
-                return result
+            if run.exceeded(done.enodes):
+                return run.result
+            if not changed:
+                break
+    run.result.seconds = time.monotonic() - run.started
+    return run.result
+
+
+class _Run:
+    def __init__(self, egraph: EGraph, simplification: RuleGroup, budget: Budget) -> None:
+        self.egraph = egraph
+        self.simplification = simplification
+        self.budget = budget
+        self.started = time.monotonic()
+        self.result = Saturation()
+        self.size = egraph.size()
+
+    def round(self, group: str) -> tuple[Round, bool]:
+        """Run a group once and simplify; whether the group itself changed anything."""
+        begun, before = time.monotonic(), self.size
+        matches: dict[str, int] = {}
+        report = self.egraph.run(group)
+        _count(matches, report.matches)
+        if report.changed:
+            self.simplify(matches)
+        self.size = self.egraph.size()
+        done = Round(group, self.size, time.monotonic() - begun, before, matches)
+        self.result.rounds.append(done)
+        _count(self.result.matches, matches)
+        return done, report.changed
+
+    def simplify(self, matches: dict[str, int]) -> None:
+        """Simplify to a fixpoint, or until the time is over."""
+        while time.monotonic() - self.started <= self.budget.seconds:
+            report = self.egraph.run(self.simplification.name)
+            _count(matches, report.matches)
             if not report.changed:
                 break
-    result.seconds = time.monotonic() - started
-    return result
+
+    def exceeded(self, enodes: int) -> bool:
+        """Whether a limit is hit; the result then says which."""
+        self.result.seconds = time.monotonic() - self.started
+        if enodes > self.budget.enodes:
+            self.result.stop = "e-nodes"
+        elif self.result.seconds > self.budget.seconds:
+            self.result.stop = "time"
+        return self.result.stop != "saturated"
 
 
 def _count(total: dict[str, int], new: Mapping[str, int]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -25,24 +25,35 @@ class Mismatch:
     node: ENode
     other: ENode
     rules: tuple[str, ...]
+    owner: int = -1
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``checked`` e-nodes were evaluated, ``skipped`` were beyond the size limit."""
+    """``checked`` e-nodes were evaluated, ``skipped`` were beyond the size limit.
+
+    ``chosen`` is the e-node of each class whose value the others were compared with and that terms above it used.
+    """
 
     checked: int
     skipped: int
     mismatches: tuple[Mismatch, ...]
+    chosen: Mapping[int, ENode] = field(default_factory=dict, compare=False, repr=False)
 
 
 def judge(
-    snapshot: Snapshot, sources: Mapping[str, Array], arithmetic: Arithmetic | None = None, limit: int = 1 << 22
+    snapshot: Snapshot,
+    sources: Mapping[str, Array],
+    arithmetic: Arithmetic | None = None,
+    limit: int = 1 << 22,
+    agrees: Callable[[Array, Array], bool] | None = None,
 ) -> Verdict:
     """Evaluate every e-node exactly (integers modulo a prime unless told otherwise) and compare within each class.
 
     ``sources`` gives an integer array for every source buffer; e-nodes with more than ``limit`` elements are skipped.
+    ``agrees`` compares two arrays of equal extents.
     """
+    agrees = agrees or _equal
     arithmetic = arithmetic or ModularArithmetic()
     values: dict[int, Array] = {}
     origin: dict[int, ENode] = {}
@@ -69,13 +80,13 @@ def judge(
             checked += 1
             if owner not in values:
                 values[owner], origin[owner] = value, node
-            elif value.shape != values[owner].shape or not _equal(value, values[owner]):
+            elif value.shape != values[owner].shape or not agrees(value, values[owner]):
                 blamed = rules.get(node, set()) | rules.get(origin[owner], set())
-                mismatches.append(Mismatch(node, origin[owner], tuple(sorted(blamed))))
+                mismatches.append(Mismatch(node, origin[owner], tuple(sorted(blamed)), owner))
         if len(rest) == len(pending):
-            return Verdict(checked, skipped + len(rest), tuple(mismatches))
+            return Verdict(checked, skipped + len(rest), tuple(mismatches), origin)
         pending = rest
-    return Verdict(checked, skipped, tuple(mismatches))
+    return Verdict(checked, skipped, tuple(mismatches), origin)
 
 
 def _equal(a: Array, b: Array) -> bool:

@@ -9,7 +9,13 @@ from math import prod
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from egraph_opt.errors import InputRejected, one_line
-from egraph_opt.frontends.onnx_model import subgraphs
+from egraph_opt.frontends.onnx_model import standard, subgraphs
+
+# Nodes of a model after its local functions are put in the place of their calls: inference and onnxruntime do that, and
+# forty functions that call each other twice are more than any machine can hold.
+LARGEST_EXPANSION = 100_000
+# How deep functions may call each other; onnx's checker has the same limit.
+DEEPEST_CALL = 100
 
 # Terms with at most one ellipsis each: from most other equations onnx's shape inference never returns.
 _TERM = rb"[A-Za-z ]*(\.\.\.[A-Za-z ]*)?"
@@ -17,13 +23,18 @@ _EQUATION = re.compile(_TERM + rb"(," + _TERM + rb")*(->" + _TERM + rb")?")
 
 
 def check_structure(model: ModelProto) -> None:
-    """Raises InputRejected for texts that are no text, bad initializers, and names that are undefined or not unique."""
+    """Raises InputRejected for what no reader would survive: texts that are no text, bad initializers, endless calls."""
     _check_text("the model", [model.producer_name, model.producer_version, model.domain, model.doc_string])
     _check_text("an opset import", [entry.domain for entry in model.opset_import])
     for function in model.functions:
         _check_text("a function", [function.name, function.domain, *function.input, *function.output])
         _check_nodes(function.node)
     _check_graph(model.graph)
+    _check_expansion(model)
+
+
+def check_names(model: ModelProto) -> None:
+    """Raises InputRejected for names that are undefined or not unique."""
     _check_names(model.graph, frozenset(), "")
 
 
@@ -46,6 +57,36 @@ def _check_nodes(nodes: Iterable[NodeProto]) -> None:
             raise InputRejected(f"{label(node)} has a bad equation")
         for inner in subgraphs(node):
             _check_graph(inner)
+
+
+def _check_expansion(model: ModelProto) -> None:
+    """Local functions must not call themselves, nor blow the model up."""
+    bodies = {(standard(f.domain), f.name, f.overload): f.node for f in model.functions}
+    sizes: dict[tuple[str, str, str], int] = {}
+    calling: list[tuple[str, str, str]] = []
+
+    def size_of(nodes: Iterable[NodeProto]) -> int:
+        total = 0
+        for node in nodes:
+            total += size_of_call((standard(node.domain), node.op_type, node.overload))
+            total += sum(size_of(inner.node) for inner in subgraphs(node))
+        return total
+
+    def size_of_call(name: tuple[str, str, str]) -> int:
+        if name not in bodies:
+            return 1
+        if name in sizes:
+            return sizes[name]
+        if name in calling or len(calling) > DEEPEST_CALL:
+            how = "calls itself" if name in calling else f"is called more than {DEEPEST_CALL} levels deep"
+            raise InputRejected(f"the local function {name[1]!r} {how}")
+        calling.append(name)
+        sizes[name] = size_of(bodies[name])
+        calling.pop()
+        return sizes[name]
+
+    if bodies and size_of(model.graph.node) > LARGEST_EXPANSION:
+        raise InputRejected(f"its local functions make more than {LARGEST_EXPANSION} nodes of the model")
 
 
 def _check_text(what: str, texts: Iterable[object]) -> None:
@@ -76,7 +117,7 @@ def _check_names(graph: GraphProto, outer: frozenset[str], where: str) -> None:
     ):
         for name, count in _counted(names):
             if not name:
-                raise InputRejected(f"a {kind}{where} has no name")
+                raise InputRejected(f"the name of one {kind}{where} is empty")
             if count > 1:
                 raise InputRejected(f"the {kind} {name!r}{where} is defined {count} times")
         defined |= set(names)
@@ -92,11 +133,9 @@ def _check_names(graph: GraphProto, outer: frozenset[str], where: str) -> None:
                 raise InputRejected(f"{label(node)}{where} reads the tensor {name!r}, which nothing defines")
         for inner in subgraphs(node):
             _check_names(inner, scope, f" in a subgraph of {label(node)}")
-    for name, count in _counted([value.name for value in graph.output]):
-        if name not in scope:
-            raise InputRejected(f"nothing defines the graph output {name!r}{where}")
-        if count > 1:
-            raise InputRejected(f"the graph output {name!r}{where} is listed {count} times")
+    for value in graph.output:  # one may be listed twice
+        if value.name not in scope:
+            raise InputRejected(f"nothing defines the graph output {value.name!r}{where}")
 
 
 def _counted(names: list[str]) -> Iterator[tuple[str, int]]:

@@ -15,6 +15,8 @@ from egraph_opt.ir.terms import Read, Source, Tensor
 
 # Operators with more arguments stay opaque: they become nested terms, and terms are walked recursively.
 LARGEST_ARITY = 64
+# Positions of one axis that are written out one by one.
+LARGEST_AXIS = 1 << 22
 
 AttributeValue = int | float | str | tuple[int, ...] | tuple[float, ...]
 
@@ -79,6 +81,10 @@ class NodeContext:
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(self.tensor(i) for i in range(len(self.node.input)))
 
+    def known(self, position: int) -> Array | None:
+        """The value of an input where it is constant, else None."""
+        return self.loaded.constants.get(self.node.input[position]) if self.has(position) else None
+
     def constant(self, position: int) -> Array | None:
         """The value of an input; None if the input is absent; Declined if it is not constant."""
         if not self.has(position):
@@ -124,6 +130,10 @@ class NodeContext:
         """Declined when the node has more than its first result."""
         require(not any(self.node.output[1:]), "it has more than one result")
 
+    def only_output_used(self) -> None:
+        """Declined when something reads more than the node's first result."""
+        require(not self.loaded.used.intersection(self.node.output[1:]), "more than one result is used")
+
     def unread_attributes(self) -> list[str]:
         return sorted({attribute.name for attribute in self.node.attribute} - self._read)
 
@@ -143,11 +153,13 @@ class OperatorEncoding:
     """How nodes of one standard operator become terms, one per result (None for an absent one).
 
     ``since`` is the first opset whose meaning ``encode`` knows; it raises Declined for nodes outside the algebra.
+    ``outside`` says which those are, for the table of operators; what holds for all of them is not repeated there.
     """
 
     op_type: str
     encode: Encode
-    since: int = 7
+    since: int = 1
+    outside: str = ""
 
 
 def size(extents: Extents) -> int:

@@ -1,18 +1,21 @@
-"""Encodings of matrix products, einsum, reductions, softmax and batch normalization."""
+"""Encodings of matrix products, reductions and softmax."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from math import isfinite
 
 import numpy as np
 
 from egraph_opt.frontends.onnx_context import NodeContext, OperatorEncoding, normal_axes, normal_axis, require
+from egraph_opt.frontends.onnx_einsum import EINSUM
 from egraph_opt.frontends.onnx_windows import Encoded, reduce_axes
 from egraph_opt.ir import expr as ex
 from egraph_opt.ir import maps
 from egraph_opt.ir.expr import Expr
-from egraph_opt.ir.terms import Fill, Reduce, Softmax, Tensor, View, add, mul
+from egraph_opt.ir.normalization import reduced, spread
+from egraph_opt.ir.terms import Apply, Fill, Reduce, Softmax, Tensor, View, add, mul
 
 
 def matmul(node: NodeContext) -> Encoded:
@@ -44,6 +47,8 @@ def gemm(node: NodeContext) -> Encoded:
     require(len(a.extents) == len(b.extents) == 2, "an operand is not a matrix")
     trans_a, trans_b = node.integer("transA", 0) != 0, node.integer("transB", 0) != 0
     alpha, beta = node.number("alpha", 1.0), node.number("beta", 1.0)
+    if node.opset < 7:
+        node.ignore("broadcast")
     require(isfinite(alpha) and isfinite(beta), "alpha or beta is not finite")
     m, k = a.extents[::-1] if trans_a else a.extents
     other, n = b.extents[::-1] if trans_b else b.extents
@@ -57,7 +62,10 @@ def gemm(node: NodeContext) -> Encoded:
         result = mul(result, Fill(Fraction(alpha), result.extents))
     if not node.has(2) or beta == 0:
         return (result,)
-    bias = broadcast_to(node.tensor(2), (m, n))
+    bias = node.tensor(2)
+    if node.opset < 7:
+        require(node.integer("broadcast", 0) != 0 or bias.extents == (m, n), "other extents without broadcast")
+    bias = broadcast_to(bias, (m, n))
     if beta != 1:
         bias = mul(bias, Fill(Fraction(beta), bias.extents))
     return (add(result, bias),)
@@ -73,88 +81,85 @@ def broadcast_to(tensor: Tensor, extents: tuple[int, ...]) -> Tensor:
     return View(tensor, maps.broadcast(tensor.extents, extents))
 
 
-def einsum(node: NodeContext) -> Encoded:
-    equation = node.text("equation", "").replace(" ", "")
-    require(all(c.isascii() and (c.isalpha() or c in ",->") for c in equation), "an ellipsis or an odd character")
-    left, arrow, result = equation.partition("->")
-    letters, operands = left.split(","), node.tensors()
-    require(len(letters) == len(operands) in (1, 2), "not one or two operands")
-    if not arrow:
-        result = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
-    sizes: dict[str, int] = {}
-    for names, operand in zip(letters, operands, strict=True):
-        require(len(names) == len(operand.extents) == len(set(names)), "a letter repeats or is missing in one operand")
-        for name, extent in zip(names, operand.extents, strict=True):
-            require(sizes.setdefault(name, extent) == extent, f"{name} has two extents")
-    require(len(set(result)) == len(result) and set(result) <= set(sizes), "odd result letters")
-    order = [*result, *(name for name in sizes if name not in result)]
-    product = tuple(sizes[name] for name in order)
-    views = [
-        View(operand, maps.index_map(operand.extents, product, [ex.iterator(order.index(name)) for name in names]))
-        for names, operand in zip(letters, operands, strict=True)
-    ]
-    whole: Tensor = mul(*views) if len(views) == 2 else views[0]
-    return (Reduce("sum", whole, len(order) - len(result)) if len(order) > len(result) else whole,)
+_Around = Callable[[Tensor], Tensor]
 
 
-def _reduction(op_type: str, operation: str, *, mean: bool = False, input_since: int = 18) -> OperatorEncoding:
+def _itself(x: Tensor) -> Tensor:
+    return x
+
+
+def _square(x: Tensor) -> Tensor:
+    return mul(x, x)
+
+
+def _function(name: str) -> _Around:
+    return lambda x: Apply(name, (x,))
+
+
+def _reduction(
+    op_type: str,
+    operation: str,
+    *,
+    before: _Around = _itself,
+    after: _Around = _itself,
+    mean: bool = False,
+    input_since: int = 18,
+) -> OperatorEncoding:
     def encode(node: NodeContext) -> Encoded:
         x = node.tensor(0)
         axes = node.integers(1, "axes", as_input=node.opset >= input_since)
         keep, noop = node.integer("keepdims", 1) != 0, node.integer("noop_with_empty_axes", 0) != 0
         if not axes:
+            # Runtimes differ in whether the functions around the sum are applied then.
+            require(not noop or (before, after) == (_itself, _itself), "no axes")
             axes = () if noop else tuple(range(len(x.extents)))
-        return (reduce_axes(x, operation, tuple(sorted(normal_axes(axes, len(x.extents)))), keep=keep, mean=mean),)
+        places = tuple(sorted(normal_axes(axes, len(x.extents))))
+        return (after(reduce_axes(before(x), operation, places, keep=keep, mean=mean)),)
 
-    return OperatorEncoding(op_type, encode)
+    return OperatorEncoding(op_type, encode, outside="computed axes")
+
+
+def _normalized_axes(node: NodeContext, rank: int) -> tuple[int, ...]:
+    """The axes of a softmax: before opset 13 all from ``axis`` on together."""
+    require(rank >= 1, "a scalar")
+    old = node.opset < 13
+    axis = node.integer("axis", 1 if old else -1)
+    require(not old or axis != rank, "axis past the end")
+    axis = normal_axis(axis, rank)
+    return tuple(range(axis, rank)) if old else (axis,)
 
 
 def softmax(node: NodeContext) -> Encoded:
     x = node.tensor(0)
     rank = len(x.extents)
-    require(rank >= 1, "a scalar")
-    if node.opset < 13:  # the axes from ``axis`` on together
-        axis = normal_axis(node.integer("axis", 1), rank) if rank > 1 or node.integer("axis", 1) != 1 else 1
-        require(axis < rank, "axis past the end")
-        return (Softmax(x, rank - axis),)
-    axis = normal_axis(node.integer("axis", -1), rank)
-    if axis == rank - 1:
-        return (Softmax(x, 1),)
-    order = [*(i for i in range(rank) if i != axis), axis]
+    axes = _normalized_axes(node, rank)
+    if axes[-1] == rank - 1:
+        return (Softmax(x, len(axes)),)
+    order = [*(i for i in range(rank) if i not in axes), *axes]
     moved = Softmax(View(x, maps.permute(x.extents, order)), 1)
     return (View(moved, maps.permute(moved.extents, [order.index(i) for i in range(rank)])),)
 
 
-def batch_normalization(node: NodeContext) -> Encoded:
-    node.only_output()
-    node.ignore("momentum")
-    require(node.integer("training_mode", 0) == 0 and node.integer("spatial", 1) == 1, "training, or not per channel")
-    x, epsilon = node.tensor(0), node.number("epsilon", 1e-5)
-    require(len(x.extents) >= 2, "no channel axis")
-    values = [node.constant(i) for i in range(1, 5)]
-    arrays = [value.astype(np.float64) for value in values if value is not None]
-    require(len(arrays) == 4 and all(a.shape == x.extents[1:2] for a in arrays), "odd parameters")
-    gamma, beta, mean, variance = arrays
-    with np.errstate(all="ignore"):
-        scale = gamma / np.sqrt(variance + epsilon)
-        shift = beta - mean * scale
-        numbers = np.stack([scale, shift]).astype(np.float32)
-    require(np.isfinite(numbers).all(), "the scale is not finite")
-    views = [
-        View(part, maps.index_map(part.extents, x.extents, [ex.iterator(1)]))
-        for part in (node.fresh_constant(numbers[0], "scale"), node.fresh_constant(numbers[1], "shift"))
-    ]
-    return (add(mul(x, views[0]), views[1]),)
+def log_softmax(node: NodeContext) -> Encoded:
+    x = node.tensor(0)
+    axes = _normalized_axes(node, len(x.extents))
+    shifted = Apply("sub", (x, spread(reduced(x, "max", axes), x.extents)))
+    total = reduced(Apply("exp", (shifted,)), "sum", axes)
+    return (Apply("sub", (shifted, spread(Apply("log", (total,)), x.extents))),)
 
 
 CONTRACTION_OPERATORS: tuple[OperatorEncoding, ...] = (
     OperatorEncoding("MatMul", matmul),
     OperatorEncoding("Gemm", gemm),
-    OperatorEncoding("Einsum", einsum),
+    EINSUM,
     _reduction("ReduceSum", "sum", input_since=13),
     _reduction("ReduceMean", "sum", mean=True),
     _reduction("ReduceMax", "max"),
     _reduction("ReduceMin", "min"),
+    _reduction("ReduceL1", "sum", before=_function("abs")),
+    _reduction("ReduceL2", "sum", before=_square, after=_function("sqrt")),
+    _reduction("ReduceSumSquare", "sum", before=_square),
+    _reduction("ReduceLogSum", "sum", after=_function("log")),
     OperatorEncoding("Softmax", softmax),
-    OperatorEncoding("BatchNormalization", batch_normalization),
+    OperatorEncoding("LogSoftmax", log_softmax),
 )

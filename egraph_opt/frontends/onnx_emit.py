@@ -15,6 +15,7 @@ from egraph_opt.errors import EgraphOptError
 from egraph_opt.frontends.onnx_model import Array
 from egraph_opt.ir import library, scalar
 from egraph_opt.ir.expr import Extents
+from egraph_opt.ir.formulas import evaluated
 from egraph_opt.ir.terms import Call
 
 KERNEL_DOMAIN = "egraph_opt.kernels"
@@ -26,10 +27,14 @@ class NotExpressible(EgraphOptError):  # noqa: N818 - says what is the case
 
 @dataclass
 class Emitter:
-    """Collects nodes and initializers; ``taken`` are the names already in use and grows."""
+    """Collects nodes and initializers; ``taken`` are the names already in use and grows.
+
+    ``imports`` are the versions of the other domains that the model imports, and grows by those that nodes need.
+    """
 
     opset: int
     taken: set[str]
+    imports: dict[str, int] = field(default_factory=dict)
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     _by_content: dict[tuple[str, Extents, bytes], str] = field(default_factory=dict)
@@ -66,6 +71,13 @@ class Emitter:
         if self.opset < opset:
             raise NotExpressible(f"{what} needs opset {opset}, the model has {self.opset}")
 
+    def need_domain(self, domain: str, since: int, what: str) -> None:
+        """Import a domain, in the version that has an operator where the model does not import it yet."""
+        if domain == "":
+            self.need(since, what)
+        elif self.imports.setdefault(domain, since) < since:
+            raise NotExpressible(f"{what} needs {domain} {since}, the model has {self.imports[domain]}")
+
 
 @dataclass(frozen=True)
 class Attributes:
@@ -99,6 +111,8 @@ def emit_call(emitter: Emitter, call: Call, inputs: Sequence[str], output: str) 
 
     Raises NotExpressible when the model's opset has no operator for it, EgraphOptError for an unknown operator.
     """
+    # Older nodes broadcast by attributes; what is written here is what version 7 means.
+    emitter.need(7, "code")
     attributes = Attributes(call.attributes)
     chain = [text for text in (attributes.get(library.EPILOGUE_ATTRIBUTE) or "").split("|") if text]
     result = emitter.fresh(f"{output}/before") if chain else output
@@ -107,6 +121,8 @@ def emit_call(emitter: Emitter, call: Call, inputs: Sequence[str], output: str) 
         emit_function(emitter, function, inputs, result)
     elif call.operator in _EMIT:
         _EMIT[call.operator](emitter, call, attributes, inputs, result)
+    elif call.operator in library.ADDED:
+        _added(emitter, library.ADDED[call.operator], attributes, inputs, result)
     else:
         raise EgraphOptError(f"no ONNX form of the library operator {call.operator!r}")
     for i, text in enumerate(chain):
@@ -124,16 +140,26 @@ def supports(call: Call, opset: int) -> bool:
     return True
 
 
+def unavailable(opset: int) -> frozenset[str]:
+    """The library operators that no model of an opset can have."""
+    return frozenset(operator for operator, since in _NORMALIZATIONS.items() if opset < since)
+
+
 def emit_function(emitter: Emitter, text: str, inputs: Sequence[str], output: str) -> None:
     """Append the nodes of one scalar function with numpy broadcasting."""
     applied = scalar.lookup(text)
     function, parameters = applied.function, applied.parameters
+    if not scalar.is_built_in(text):
+        _added_function(emitter, applied, inputs, output)
+        return
     match function.onnx:
         case "Clip":
             _clip(emitter, parameters, inputs, output)
         case "HardSwish" if emitter.opset < 14:
             gate = emitter.node("HardSigmoid", inputs, emitter.fresh(f"{output}/gate"), alpha=1 / 6, beta=0.5)
             emitter.node("Mul", [inputs[0], gate], output)
+        case "Where":
+            _masked(emitter, inputs, output)
         case "Gelu" if emitter.opset < 20:
             _gelu(emitter, inputs[0], output)
         case _:
@@ -144,6 +170,46 @@ def emit_function(emitter: Emitter, text: str, inputs: Sequence[str], output: st
                 emitter.need(8, f"{name} with broadcasting")
             given: dict[str, Any] = dict(zip(function.attributes, parameters, strict=True))
             emitter.node(name, inputs, output, **given)
+
+
+def _added_function(emitter: Emitter, applied: scalar.Applied, inputs: Sequence[str], output: str) -> None:
+    """The operator of the same meaning where the model can have it, else the definition step by step."""
+    function, formula = applied.function, applied.formula
+    if function.onnx:
+        try:
+            emitter.need_domain(function.domain, function.since, function.onnx)
+        except NotExpressible:
+            if formula is None:
+                raise
+        else:
+            given: dict[str, Any] = dict(zip(function.attributes, applied.parameters, strict=True))
+            emitter.node(function.onnx, inputs, output, domain=function.domain, **given)
+            return
+    if formula is None:
+        raise NotExpressible(f"the scalar function {function.name} has no form in standard operators")
+    left = iter(range(len(formula.steps) - 1, -1, -1))
+
+    def step(inner: str, *operands: str) -> str:
+        result = output if next(left) == 0 else emitter.fresh(f"{output}/{function.name}")
+        emit_function(emitter, inner, operands, result)
+        return result
+
+    evaluated(formula, step, inputs, lambda v: emitter.constant(np.asarray(float(v), np.float32), function.name))
+
+
+def _added(
+    emitter: Emitter,
+    operator: library.LibraryOperator,
+    attributes: Attributes,
+    inputs: Sequence[str],
+    output: str,
+) -> None:
+    """The node of an operator that a user added."""
+    if operator.onnx is None:
+        raise NotExpressible(f"{operator.name} is computed by a kernel only, which this model cannot have")
+    emitter.need_domain(operator.onnx.domain, operator.onnx.since, operator.name)
+    given = operator.typed(library.parse_attributes(attributes.text))
+    emitter.node(operator.onnx.op_type, inputs, output, domain=operator.onnx.domain, **given)
 
 
 def _clip(emitter: Emitter, parameters: Sequence[float], inputs: Sequence[str], output: str) -> None:
@@ -159,6 +225,13 @@ def _clip(emitter: Emitter, parameters: Sequence[float], inputs: Sequence[str], 
         while limits and not limits[-1]:
             limits.pop()
         emitter.node("Clip", [*inputs, *limits], output)
+
+
+def _masked(emitter: Emitter, inputs: Sequence[str], output: str) -> None:
+    emitter.need(9, "Where")
+    condition = emitter.node("Cast", [inputs[1]], emitter.fresh(f"{output}/keep"), to=int(TensorProto.BOOL))
+    nothing = emitter.constant(np.asarray(-0.0, dtype=np.float32), "nothing")
+    emitter.node("Where", [condition, inputs[0], nothing], output)
 
 
 def _gelu(emitter: Emitter, x: str, output: str) -> None:
@@ -252,6 +325,15 @@ def _expand(emitter: Emitter, call: Call, attributes: Attributes, inputs: Sequen
     emitter.node("Expand", [inputs[0], emitter.integers(call.extents, "shape")], output)
 
 
+_NORMALIZATIONS = {"LayerNormalization": 17, "RMSNormalization": 23, "InstanceNormalization": 7, "LRN": 7}
+
+
+def _normalization(emitter: Emitter, call: Call, attributes: Attributes, inputs: Sequence[str], output: str) -> None:
+    emitter.need(_NORMALIZATIONS[call.operator], call.operator)
+    given = library.lookup(call.operator).typed(library.parse_attributes(attributes.text))
+    emitter.node(call.operator, inputs, output, **given)
+
+
 _EMIT: dict[str, Callable[[Emitter, Call, Attributes, Sequence[str], str], None]] = {
     "MatMul": _simple,
     "GlobalAveragePool": _simple,
@@ -272,4 +354,5 @@ _EMIT: dict[str, Callable[[Emitter, Call, Attributes, Sequence[str], str], None]
     "Slice": _slice,
     "Pad": _pad,
     "Expand": _expand,
+    **dict.fromkeys(_NORMALIZATIONS, _normalization),
 }

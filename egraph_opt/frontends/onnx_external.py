@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from egraph_opt.errors import InputRejected
 from egraph_opt.frontends.onnx_model import subgraphs
@@ -34,10 +34,14 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 def _tensors_of_graph(graph: GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
-    for sparse in graph.sparse_initializer:
+    yield from _tensors_of_sparse(graph.sparse_initializer)
+    yield from _tensors_of_nodes(graph.node)
+
+
+def _tensors_of_sparse(found: Iterable[SparseTensorProto]) -> Iterator[TensorProto]:
+    for sparse in found:
         yield sparse.values
         yield sparse.indices
-    yield from _tensors_of_nodes(graph.node)
 
 
 def _tensors_of_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
@@ -46,6 +50,9 @@ def _tensors_of_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+            if attribute.HasField("sparse_tensor"):
+                yield from _tensors_of_sparse([attribute.sparse_tensor])
+            yield from _tensors_of_sparse(attribute.sparse_tensors)
         for inner in subgraphs(node):
             yield from _tensors_of_graph(inner)
 
@@ -55,7 +62,9 @@ def _external_bytes(tensor: TensorProto, path: Path) -> bytes:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location, what = entries.get("location", ""), f"external data of {tensor.name!r}"
     folder = os.path.realpath(path.parent)
-    target = os.path.realpath(os.path.join(folder, location)) if "\0" not in location else folder
+    if "\0" in location:  # no name of a file
+        location = ""
+    target = os.path.realpath(os.path.join(folder, location))
     parts = location.replace("\\", "/").split("/")
     if not location or os.path.isabs(location) or ".." in parts or os.path.commonpath([folder, target]) != folder:
         raise InputRejected(f"{what}: the location {location!r} is not inside the model's folder")
@@ -81,8 +90,8 @@ def _byte_count(tensor: TensorProto) -> int:
 
 
 def _open_regular(name: str, flags: int) -> int:
-    # O_NONBLOCK: opening a FIFO would wait for ever.
-    descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    # O_NONBLOCK: opening a FIFO would wait for ever. O_NOFOLLOW: the name was resolved, a link would be new.
+    descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(f"{name} is not a regular file")

@@ -31,7 +31,7 @@ _FOLDABLE_NAMES = """
     ScatterND Sigmoid Sign Slice Split Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Trilu Unique Unsqueeze
     Where Xor
 """
-_FOLDABLE = frozenset(_FOLDABLE_NAMES.split())
+FOLDABLE = frozenset(_FOLDABLE_NAMES.split())
 # Their results are no larger than their inputs, though no one knows how large beforehand.
 _SHRINKING = frozenset(("Compress", "NonZero", "Unique"))
 
@@ -58,7 +58,7 @@ class Folder:
         if node.op_type in ("Shape", "Size"):
             return self._shape(node, types.get(node.input[0]))
         if (
-            node.op_type not in _FOLDABLE
+            node.op_type not in FOLDABLE
             or not all(node.output)
             or not all(name in constants for name in node.input if name)
         ):
@@ -71,6 +71,9 @@ class Folder:
         if _is_treacherous(node, inputs):
             return None
         self._evaluations_left -= 1
+        if node.op_type == "GatherElements":  # the reference implementation fails beyond 64 elements
+            found = _gather_elements(node, *(inputs[name] for name in node.input))
+            return [found] if found is not None and self._pay([found]) else None
         model = self._single(node, inputs, as_initializers=False)
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -160,6 +163,19 @@ def _constant(node: NodeProto) -> list[Array] | None:
             case "value_floats":
                 return [np.asarray(attribute.floats, dtype=np.float32)]
     return None
+
+
+def _gather_elements(node: NodeProto, data: Array, indices: Array) -> Array | None:
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    rank = data.ndim
+    if not -rank <= axis < rank or indices.ndim != rank or indices.dtype.kind != "i":
+        return None
+    axis %= rank
+    inside = all(i == axis or n <= m for i, (n, m) in enumerate(zip(indices.shape, data.shape, strict=True)))
+    if not inside or (indices.size and not -data.shape[axis] <= indices.min() <= indices.max() < data.shape[axis]):
+        return None
+    cut = tuple(slice(None) if i == axis else slice(n) for i, n in enumerate(indices.shape))
+    return np.asarray(np.take_along_axis(data[cut], indices, axis))
 
 
 def _plain(value: Array) -> bool:

@@ -47,3 +47,20 @@ def _fit_line(line: Array, i: Expr, extents: Extents) -> Expr | None:
         return None
     rest = _fit_line(blocks, ex.floordiv(i, digit, extents), extents)
     return None if rest is None else rest + ex.modulo(i, digit, extents) * step
+
+
+def runs(values: Array, most: int) -> list[tuple[int, int, int, int]] | None:
+    """A vector as arithmetic progressions (start, count, first value, step) one after the other; None for more than
+    ``most``."""
+    found = list[tuple[int, int, int, int]]()
+    steps = np.diff(values)
+    start = 0
+    while start < len(values):
+        if len(found) == most:
+            return None
+        step = int(steps[start]) if start < len(steps) else 0
+        other = (steps[start:] != step).nonzero()[0]
+        count = int(other[0]) + 1 if len(other) else len(values) - start
+        found.append((start, count, int(values[start]), step if count > 1 else 0))
+        start += count
+    return found

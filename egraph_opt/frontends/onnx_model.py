@@ -88,6 +88,12 @@ class LoadedModel:
         return self._uses[position]
 
     @cached_property
+    def used(self) -> frozenset[str]:
+        """Names that some node of the main graph reads, or that are its outputs."""
+        read = {name for position in range(len(self.nodes)) for name in self.uses(position)}
+        return frozenset(read | {value.name for value in self.graph.output})
+
+    @cached_property
     def names(self) -> frozenset[str]:
         """Every tensor and node name of the model, subgraphs included: a fresh name must not be one of these."""
         return frozenset(_all_names(self.graph))
@@ -111,6 +117,11 @@ def overridable(model: ModelProto) -> frozenset[str]:
 
 def opset_of(model: ModelProto, domain: str = "") -> int:
     return max((entry.version for entry in model.opset_import if standard(entry.domain) == domain), default=0)
+
+
+def other_imports(model: ModelProto) -> dict[str, int]:
+    """Versions of the domains that a model imports beside the standard one."""
+    return {entry.domain: entry.version for entry in model.opset_import if standard(entry.domain) != ""}
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:

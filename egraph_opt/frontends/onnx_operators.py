@@ -7,24 +7,28 @@ from onnx import NodeProto
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.frontends.onnx_context import Declined, FreshConstants, NodeContext, OperatorEncoding
 from egraph_opt.frontends.onnx_contractions import CONTRACTION_OPERATORS
-from egraph_opt.frontends.onnx_model import FLOAT, LoadedModel, standard
-from egraph_opt.frontends.onnx_pointwise import POINTWISE_OPERATORS
+from egraph_opt.frontends.onnx_model import FLOAT, LoadedModel, opset_of, standard
+from egraph_opt.frontends.onnx_normalization import NORMALIZATION_OPERATORS
+from egraph_opt.frontends.onnx_pointwise import POINTWISE_OPERATORS, of_function
 from egraph_opt.frontends.onnx_views import VIEW_OPERATORS
 from egraph_opt.frontends.onnx_windows import WINDOW_OPERATORS
+from egraph_opt.ir import extensions
 from egraph_opt.ir.terms import Tensor
 
 OPERATORS: dict[str, OperatorEncoding] = {
     encoding.op_type: encoding
-    for encoding in (*WINDOW_OPERATORS, *CONTRACTION_OPERATORS, *POINTWISE_OPERATORS, *VIEW_OPERATORS)
+    for encoding in (
+        *WINDOW_OPERATORS,
+        *CONTRACTION_OPERATORS,
+        *NORMALIZATION_OPERATORS,
+        *POINTWISE_OPERATORS,
+        *VIEW_OPERATORS,
+    )
 }
 
 # Operators that only move elements, and those with work worth optimizing by themselves.
 VIEWS = frozenset(encoding.op_type for encoding in VIEW_OPERATORS)
-HEAVY = frozenset(
-    encoding.op_type
-    for encoding in (*WINDOW_OPERATORS, *CONTRACTION_OPERATORS)
-    if encoding.op_type != "BatchNormalization"
-)
+HEAVY = frozenset(encoding.op_type for encoding in (*WINDOW_OPERATORS, *CONTRACTION_OPERATORS))
 
 
 def encode(node: NodeProto, loaded: LoadedModel, fresh: FreshConstants) -> dict[str, Tensor] | None:
@@ -35,22 +39,29 @@ def encode(node: NodeProto, loaded: LoadedModel, fresh: FreshConstants) -> dict[
 
 def explain(node: NodeProto, loaded: LoadedModel, fresh: FreshConstants) -> tuple[dict[str, Tensor] | None, str]:
     """Like :func:`encode`, with the reason when the node is outside the algebra."""
-    if standard(node.domain) != "" or ("", node.op_type) in loaded.local_functions:
+    domain = standard(node.domain)
+    if (domain, node.op_type) in loaded.local_functions:
         return None, "it is not a standard operator"
-    encoding = OPERATORS.get(node.op_type)
+    version = opset_of(loaded.model, domain)
+    encoding = OPERATORS.get(node.op_type) if domain == "" else None
+    added = extensions.function_of(domain, node.op_type)
+    if added is not None and (encoding is None or version >= added.since):  # a user's word goes first
+        encoding = of_function(added)
     if encoding is None:
-        return None, "the operator is outside the algebra"
-    if loaded.opset < encoding.since:
-        return None, f"opset {loaded.opset} is older than {encoding.since}"
+        return None, "the operator is outside the algebra" if domain == "" else "it is not a standard operator"
+    if version < encoding.since:
+        return None, f"opset {version} is older than {encoding.since}"
     before = len(fresh.values)
     context = NodeContext(node, loaded.opset, loaded, fresh)
+    if domain == "" and version < 6:
+        context.ignore("consumed_inputs")  # a hint about memory
     try:
         found = encoding.encode(context)
         unread = context.unread_attributes()
         if unread:
             raise Declined(f"unknown attributes {', '.join(unread)}")
         named = {name: term for name, term in zip(node.output, found, strict=False) if name and term is not None}
-        if len(named) != sum(map(bool, node.output)):
+        if any(name and name not in named and name in loaded.used for name in node.output) or not named:
             raise Declined("it has results outside the algebra")
         for name, term in named.items():
             known = loaded.type_of(name)

@@ -11,20 +11,37 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, defs, helper, numpy_helper
 
 from egraph_opt.errors import InputRejected
-from egraph_opt.frontends.onnx_checks import check_structure, label
+from egraph_opt.frontends.onnx_checks import check_names, check_structure, label
 from egraph_opt.frontends.onnx_external import load_external_data
 from egraph_opt.frontends.onnx_folding import Folder
 from egraph_opt.frontends.onnx_inference import infer, skeleton
-from egraph_opt.frontends.onnx_model import Array, LoadedModel, TensorType, opset_of, overridable, subgraphs, used_names
+from egraph_opt.frontends.onnx_model import (
+    Array,
+    LoadedModel,
+    TensorType,
+    opset_of,
+    overridable,
+    standard,
+    subgraphs,
+    used_names,
+)
 
 # Inference and folding feed each other; every round makes progress, exporters' models need two.
-_ROUNDS = 8
+_ROUNDS = 64
+
+
+class Objection(InputRejected):
+    """What onnx refuses, but onnxruntime may load all the same; of ``loaded`` nothing but the model is known."""
+
+    def __init__(self, message: str, model: ModelProto, path: Path | None) -> None:
+        super().__init__(message)
+        self.loaded = LoadedModel(model, {}, {}, frozenset(), path)
 
 
 def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedModel:
     """Read and check a model: a path, serialized bytes, or a proto (which is left as it is).
 
-    Raises InputRejected, naming what is wrong.
+    Raises InputRejected, naming what is wrong; Objection where onnxruntime may see it otherwise.
     """
     path: Path | None = None
     if isinstance(source, ModelProto):
@@ -39,14 +56,19 @@ def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedModel:
         raise InputRejected("the model has no graph")
     check_structure(model)
     load_external_data(model, path)
+    try:
+        check_names(model)
+    except InputRejected as error:
+        raise Objection(str(error), model, path) from error
     _sort_nodes(model.graph)
-    if opset_of(model) > defs.onnx_opset_version():
-        raise InputRejected(f"opset {opset_of(model)} is newer than {defs.onnx_opset_version()}, the newest known here")
+    newest = defs.onnx_opset_version()
+    if opset_of(model) > newest:
+        raise Objection(f"opset {opset_of(model)} is newer than {newest}, the newest known here", model, path)
     bare = skeleton(model)
     try:
         checker.check_model(_as_the_checker_likes(bare))
     except Exception as error:  # the checker raises ValidationError, ValueError, RuntimeError …
-        raise InputRejected(f"not a valid ONNX model: {error}") from error
+        raise Objection(f"not a valid ONNX model: {error}", model, path) from error
     return _analyse(model, bare, path)
 
 
@@ -59,6 +81,12 @@ def _as_the_checker_likes(bare: ModelProto) -> ModelProto:
     for value in model.graph.output:
         if value.type.WhichOneof("value") is None:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
+    if 18 <= opset_of(model) < 21:
+        # The checker calls the first version deprecated; runtimes know it.
+        model.opset_import.append(helper.make_opsetid("deprecated", 1))
+        for node in model.graph.node:
+            if node.op_type == "GroupNormalization" and standard(node.domain) == "":
+                node.domain = "deprecated"
     for value in (*model.graph.input, *model.graph.output):
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()  # an unknown rank

@@ -21,7 +21,7 @@ def standalone(
     """A serialized model of ``steps`` whose last buffer is the output.
 
     Sources no step fills become inputs, or random initializers when they are marked constant. ``kernels`` names the
-    custom operator of each Compute step.
+    custom operator of each Compute step, and of each call that a kernel computes.
     """
     generator = np.random.default_rng(seed)
     filled = {step.name for step in steps}
@@ -44,5 +44,6 @@ def standalone(
         emit_step(emitter, step, names, kernels or {})
     output = helper.make_tensor_value_info(names[last.name], TensorProto.FLOAT, last.extents)
     graph = helper.make_graph(emitter.nodes, "steps", inputs, [output], list(emitter.initializers.values()))
-    imports = [helper.make_opsetid("", opset), helper.make_opsetid(KERNEL_DOMAIN, 1)]
+    others = {KERNEL_DOMAIN: 1, **emitter.imports}
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(name, others[name]) for name in sorted(others))]
     return bytes(helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION).SerializeToString())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from math import isnan, prod
+from math import prod
 
 import numpy as np
 
@@ -15,19 +15,12 @@ from egraph_opt.frontends.onnx_context import (
     normal_axis,
     require,
 )
-from egraph_opt.frontends.onnx_gather import fit
+from egraph_opt.frontends.onnx_resampling import RESAMPLING_OPERATORS, iterators
 from egraph_opt.frontends.onnx_windows import Encoded
 from egraph_opt.ir import expr as ex
 from egraph_opt.ir import maps
-from egraph_opt.ir.expr import Expr, Extents
+from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.terms import Tensor, View, add
-
-# Index tensors beyond this many entries are not analysed (Longformer's has 20 million over all slices).
-_LARGEST_INDEX = 1 << 26
-
-
-def _iterators(extents: Extents) -> list[Expr]:
-    return [ex.iterator(axis) for axis in range(len(extents))]
 
 
 def identity(node: NodeContext) -> Encoded:
@@ -35,8 +28,9 @@ def identity(node: NodeContext) -> Encoded:
 
 
 def dropout(node: NodeContext) -> Encoded:
-    node.only_output()
+    node.only_output_used()
     node.ignore("ratio", "seed")
+    require(node.opset >= 7 or node.integer("is_test", 0) != 0, "training")
     if node.opset >= 12 and node.has(2):
         training = node.constant(2)
         require(training is not None and not training.any(), "training")
@@ -58,9 +52,10 @@ def reshaped(x: Tensor, extents: Extents) -> Tensor:
 
 def reshape(node: NodeContext) -> Encoded:
     x = node.tensor(0)
-    wanted = node.integers(1, "shape", as_input=True)
-    require(wanted is not None and node.integer("allowzero", 0) == 0, "no shape, or zeros in it")
+    wanted = node.integers(1, "shape", as_input=node.opset >= 5)
+    require(wanted is not None, "no shape")
     extents = list(wanted or ())
+    require(node.integer("allowzero", 0) == 0 or 0 not in extents, "empty")
     require(extents.count(-1) <= 1 and min(extents, default=0) >= -1, "odd shape")
     for axis, n in enumerate(extents):
         if n == 0:
@@ -115,9 +110,16 @@ def expand(node: NodeContext) -> Encoded:
 
 def tile(node: NodeContext) -> Encoded:
     x, repeats = node.tensor(0), node.integers(1, "repeats", as_input=True)
+    if node.opset < 6:
+        times, axes = node.constant(1), node.constant(2)
+        if times is None or axes is None or times.size != 1 or axes.size != 1:
+            require(False, "odd tiles or axis")
+            return ()
+        axis = normal_axis(int(axes.reshape(())), len(x.extents))
+        repeats = tuple(int(times.reshape(())) if i == axis else 1 for i in range(len(x.extents)))
     require(repeats is not None and len(repeats) == len(x.extents) and min(repeats, default=1) >= 1, "odd repeats")
     extents = tuple(n * times for n, times in zip(x.extents, repeats or (), strict=True))
-    indices = [ex.modulo(i, n, extents) for i, n in zip(_iterators(extents), x.extents, strict=True)]
+    indices = [ex.modulo(i, n, extents) for i, n in zip(iterators(extents), x.extents, strict=True)]
     return (View(x, maps.index_map(x.extents, extents, indices)),)
 
 
@@ -133,7 +135,7 @@ def slice_(node: NodeContext) -> Encoded:
     axes = normal_axes(tuple(range(len(starts))) if axes is None else axes, rank)
     steps = (1,) * len(starts) if steps is None else steps
     require(len(starts) == len(ends) == len(axes) == len(steps) and 0 not in steps, "odd lengths or steps")
-    extents, indices = list(x.extents), _iterators(x.extents)
+    extents, indices = list(x.extents), iterators(x.extents)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         n = x.extents[axis]
         # Unlike Python, ONNX lets a backward slice begin at the first element even when it starts before it.
@@ -147,34 +149,12 @@ def slice_(node: NodeContext) -> Encoded:
     return (View(x, maps.index_map(x.extents, extents, indices)),)
 
 
-def pad(node: NodeContext) -> Encoded:
-    x, as_input = node.tensor(0), node.opset >= 11
-    rank = len(x.extents)
-    require(node.text("mode", "constant") == "constant", "not constant padding")
-    pads, axes = node.integers(1, "pads", as_input=as_input), None
-    if as_input:
-        value = node.constant(2)
-        fill = 0.0 if value is None or not value.size else float(value.reshape(-1)[0])
-        axes = node.integers(3, "axes", as_input=True) if node.opset >= 18 else None
-    else:
-        fill = node.number("value", 0.0)
-    axes = normal_axes(tuple(range(rank)) if axes is None else axes, rank)
-    if pads is None or isnan(fill) or len(pads) != 2 * len(axes):
-        require(False, "odd pads")
-        return ()
-    extents, indices = list(x.extents), _iterators(x.extents)
-    for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
-        extents[axis] += before + after
-        require(extents[axis] >= 1, "empty")
-        indices[axis] = ex.iterator(axis) - before
-    return (View(x, maps.index_map(x.extents, extents, indices, fill=fill)),)
-
-
 def split(node: NodeContext) -> Encoded:
     x = node.tensor(0)
     axis, parts = normal_axis(node.integer("axis", 0), len(x.extents)), len(node.node.output)
     n = x.extents[axis]
-    sizes = node.integers(1, "split", as_input=node.opset >= 13)
+    # Version 1 has both the attribute and the input.
+    sizes = node.integers(1, "split", as_input=node.opset >= 13 or (node.opset < 2 and node.has(1)))
     if node.opset >= 18:
         require(node.integer("num_outputs", parts) == parts, "num_outputs is not the number of results")
     if sizes is None:
@@ -184,7 +164,7 @@ def split(node: NodeContext) -> Encoded:
     require(len(sizes) == parts and sum(sizes) == n and min(sizes) >= 1, "odd sizes")
     start, views = 0, []
     for count in sizes:
-        extents, indices = list(x.extents), _iterators(x.extents)
+        extents, indices = list(x.extents), iterators(x.extents)
         extents[axis] = count
         indices[axis] = ex.iterator(axis) + start
         views.append(View(x, maps.index_map(x.extents, extents, indices)))
@@ -205,75 +185,25 @@ def concat(node: NodeContext) -> Encoded:
     extents[axis] = sum(part.extents[axis] for part in parts)
     start, placed = 0, list[Tensor]()
     for part in parts:
-        indices = _iterators(part.extents)
+        indices = iterators(part.extents)
         indices[axis] = ex.iterator(axis) - start
         placed.append(View(part, maps.index_map(part.extents, extents, indices)))
         start += part.extents[axis]
     return (reduce(add, placed),)
 
 
-def gather(node: NodeContext) -> Encoded:
-    x, index = node.tensor(0), node.constant(1)
-    axis = normal_axis(node.integer("axis", 0), len(x.extents))
-    n = x.extents[axis]
-    if index is None or index.dtype.kind not in "iu" or not 0 < index.size <= _LARGEST_INDEX:
-        require(False, "the index is no small tensor of integers")
-        return ()
-    index = index.astype(np.int64)
-    require(index.min() >= -n and index.max() < n, "an index is out of range")
-    index = np.where(index < 0, index + n, index)
-    extents = (*x.extents[:axis], *index.shape, *x.extents[axis + 1 :])
-    position = fit(index, extents, axis)
-    if position is None:
-        require(False, "the index is not quasi-affine")
-        return ()
-    before = [ex.iterator(i) for i in range(axis)]
-    after = [ex.iterator(axis + index.ndim + i) for i in range(len(x.extents) - axis - 1)]
-    return (View(x, maps.index_map(x.extents, extents, [*before, position, *after])),)
-
-
-def depth_to_space(node: NodeContext) -> Encoded:
-    x, block, mode = node.tensor(0), node.integer("blocksize", 1), node.text("mode", "DCR")
-    require(len(x.extents) == 4 and block >= 1 and mode in ("DCR", "CRD"), "odd attributes")
-    batch, channels, height, width = x.extents
-    require(channels % block**2 == 0, "the block does not divide the channels")
-    fewer = channels // block**2
-    extents = (batch, fewer, height * block, width * block)
-    n, c, h, w = _iterators(extents)
-    phase = ex.modulo(h, block, extents) * block + ex.modulo(w, block, extents)
-    channel = phase * fewer + c if mode == "DCR" else c * block**2 + phase
-    indices = [n, channel, ex.floordiv(h, block, extents), ex.floordiv(w, block, extents)]
-    return (View(x, maps.index_map(x.extents, extents, indices)),)
-
-
-def space_to_depth(node: NodeContext) -> Encoded:
-    x, block = node.tensor(0), node.integer("blocksize", 1)
-    require(len(x.extents) == 4 and block >= 1, "odd attributes")
-    batch, channels, height, width = x.extents
-    require(height % block == 0 and width % block == 0, "the block does not divide the tensor")
-    extents = (batch, channels * block**2, height // block, width // block)
-    n, c, h, w = _iterators(extents)
-    phase = ex.floordiv(c, channels, extents)
-    row, column = ex.floordiv(c, channels * block, extents), ex.modulo(phase, block, extents)
-    indices = [n, ex.modulo(c, channels, extents), h * block + row, w * block + column]
-    return (View(x, maps.index_map(x.extents, extents, indices)),)
-
-
 VIEW_OPERATORS: tuple[OperatorEncoding, ...] = (
     OperatorEncoding("Identity", identity),
-    OperatorEncoding("Dropout", dropout),
+    OperatorEncoding("Dropout", dropout, outside="training; a mask as second result"),
     OperatorEncoding("Transpose", transpose),
-    OperatorEncoding("Reshape", reshape),
+    OperatorEncoding("Reshape", reshape, outside="a computed shape"),
     OperatorEncoding("Flatten", flatten),
-    OperatorEncoding("Squeeze", squeeze),
-    OperatorEncoding("Unsqueeze", unsqueeze),
-    OperatorEncoding("Expand", expand, 8),
-    OperatorEncoding("Tile", tile),
-    OperatorEncoding("Slice", slice_),
-    OperatorEncoding("Pad", pad),
-    OperatorEncoding("Split", split),
-    OperatorEncoding("Concat", concat),
-    OperatorEncoding("Gather", gather),
-    OperatorEncoding("DepthToSpace", depth_to_space),
-    OperatorEncoding("SpaceToDepth", space_to_depth),
+    OperatorEncoding("Squeeze", squeeze, outside="computed axes"),
+    OperatorEncoding("Unsqueeze", unsqueeze, outside="computed axes"),
+    OperatorEncoding("Expand", expand, 8, outside="a computed shape"),
+    OperatorEncoding("Tile", tile, outside="computed repeats"),
+    OperatorEncoding("Slice", slice_, outside="computed limits"),
+    OperatorEncoding("Split", split, outside="computed sizes"),
+    OperatorEncoding("Concat", concat, outside=f"more than {LARGEST_ARITY} inputs"),
+    *RESAMPLING_OPERATORS,
 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import inf, prod
 
 import numpy as np
 
-from egraph_opt.frontends.onnx_context import NodeContext, OperatorEncoding, require
+from egraph_opt.frontends.onnx_context import LARGEST_AXIS, NodeContext, OperatorEncoding, require
 from egraph_opt.ir import expr as ex
-from egraph_opt.ir import maps
+from egraph_opt.ir import maps, normalization
 from egraph_opt.ir.expr import Expr, Extents
 from egraph_opt.ir.terms import Apply, Fill, Reduce, Tensor, View, add, mul
 
@@ -151,7 +152,7 @@ def _transposed_windows(node: NodeContext, spatial: Extents, kernel: Extents) ->
 
 def _pooled(node: NodeContext) -> tuple[Tensor, Windows]:
     x = node.tensor(0)
-    node.only_output()
+    node.only_output_used()
     require(3 <= len(x.extents) <= 5, "only 1 to 3 spatial axes")
     kernel, ceil = node.integer_list("kernel_shape", ()), node.integer("ceil_mode", 0)
     windows = _windows(node, x.extents[2:], kernel, ceil=ceil != 0)
@@ -172,6 +173,8 @@ def _window_view(x: Tensor, windows: Windows, fill: float) -> View:
 def _counts(extents: Extents, windows: Windows, *, padding: bool) -> np.ndarray:
     """How many elements each window averages: extents ``windows.result``, all at least 1 or the node is declined."""
     total = np.ones((), dtype=np.int64)
+    written = [prod(windows.result), *(n * k for n, k in zip(windows.result, windows.kernel, strict=True))]
+    require(max(written) <= LARGEST_AXIS, "too many windows to count")
     for axis, n in enumerate(extents):
         low, high = (-windows.pads[axis], n + windows.ends[axis]) if padding else (0, n)
         taps = np.arange(windows.kernel[axis]) * windows.dilations[axis] - windows.pads[axis]
@@ -191,6 +194,8 @@ def max_pool(node: NodeContext) -> Encoded:
 def average_pool(node: NodeContext) -> Encoded:
     padding = node.integer("count_include_pad", 0) != 0
     x, windows = _pooled(node)
+    padded = any(windows.pads) or any(windows.ends)
+    require(node.opset >= 7 or not padded, "whether padding counts is not said before opset 7")
     _counts(x.extents[2:], windows, padding=False)
     counts = _counts(x.extents[2:], windows, padding=padding)
     total = Reduce("sum", _window_view(x, windows, 0.0), len(windows.kernel))
@@ -202,26 +207,41 @@ def average_pool(node: NodeContext) -> Encoded:
 
 def reduce_axes(x: Tensor, operation: str, axes: tuple[int, ...], *, keep: bool, mean: bool = False) -> Tensor:
     """Reduction of some axes, which stay with extent 1 or go; ``axes`` are sorted and not negative."""
-    if not axes:
-        return x
-    rank = len(x.extents)
-    left = [1 if axis in axes else x.extents[axis] for axis in range(rank) if keep or axis not in axes]
-    product = (*left, *(x.extents[axis] for axis in axes))
-    indices, position = [], 0
-    for axis in range(rank):
-        if axis in axes:
-            indices.append(ex.iterator(len(left) + axes.index(axis)))
-            position += keep
-        else:
-            indices.append(ex.iterator(position))
-            position += 1
-    total = Reduce(operation, View(x, maps.index_map(x.extents, product, indices)), len(axes))
-    count = prod(x.extents[axis] for axis in axes)
-    return mul(total, Fill(Fraction(1, count), total.extents)) if mean else total
+    return normalization.mean(x, axes, keep=keep) if mean else normalization.reduced(x, operation, axes, keep=keep)
+
+
+def _norm(x: Tensor, total: Callable[[Tensor], Tensor], p: float) -> Tensor:
+    """The p-th root of ``total`` of the p-th powers."""
+    if p == 1:
+        return total(Apply("abs", (x,)))
+    if p == 2:
+        return Apply("sqrt", (total(mul(x, x)),))
+    powers = total(Apply("pow", (Apply("abs", (x,)), Fill(Fraction(p), x.extents))))
+    return Apply("pow", (powers, Fill(Fraction(1 / p), powers.extents)))
+
+
+def _exponent(node: NodeContext) -> float:
+    p = node.number("p", 2.0) if node.opset < 2 else float(node.integer("p", 2))
+    require(p >= 1, "p is less than 1")
+    return p
+
+
+def lp_pool(node: NodeContext) -> Encoded:
+    p = _exponent(node)
+    x, windows = _pooled(node)
+    count = len(windows.kernel)
+    return (_norm(x, lambda powers: Reduce("sum", _window_view(powers, windows, 0.0), count), p),)
+
+
+def global_lp_pool(node: NodeContext) -> Encoded:
+    x, p = node.tensor(0), _exponent(node)
+    require(len(x.extents) >= 3, "no spatial axes")
+    axes = tuple(range(2, len(x.extents)))
+    return (_norm(x, lambda powers: reduce_axes(powers, "sum", axes, keep=True), p),)
 
 
 def _global_pool(operation: str, *, mean: bool) -> OperatorEncoding:
-    def encode(node: NodeContext) -> tuple[Apply | Tensor, ...]:
+    def encode(node: NodeContext) -> Encoded:
         x = node.tensor(0)
         require(len(x.extents) >= 3, "no spatial axes")
         return (reduce_axes(x, operation, tuple(range(2, len(x.extents))), keep=True, mean=mean),)
@@ -230,10 +250,12 @@ def _global_pool(operation: str, *, mean: bool) -> OperatorEncoding:
 
 
 WINDOW_OPERATORS: tuple[OperatorEncoding, ...] = (
-    OperatorEncoding("Conv", conv),
-    OperatorEncoding("ConvTranspose", conv_transpose),
-    OperatorEncoding("MaxPool", max_pool),
-    OperatorEncoding("AveragePool", average_pool),
+    OperatorEncoding("Conv", conv, outside="more than 3 spatial axes; auto_pad SAME with dilations"),
+    OperatorEncoding("ConvTranspose", conv_transpose, outside="more than 3 spatial axes"),
+    OperatorEncoding("MaxPool", max_pool, outside="indices as second result; windows outside the tensor"),
+    OperatorEncoding("AveragePool", average_pool, outside="windows outside the tensor; pads before opset 7"),
     _global_pool("sum", mean=True),
     _global_pool("max", mean=False),
+    OperatorEncoding("LpPool", lp_pool),
+    OperatorEncoding("GlobalLpPool", global_lp_pool),
 )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.frontends.onnx_emit import KERNEL_DOMAIN, Emitter, emit_call
-from egraph_opt.frontends.onnx_model import LoadedModel, overridable, used_names
+from egraph_opt.frontends.onnx_model import LoadedModel, other_imports, overridable, used_names
 from egraph_opt.frontends.onnx_reader import topological
 from egraph_opt.frontends.regions import Region
 from egraph_opt.ir.program import Plan, Step
@@ -20,6 +20,8 @@ from egraph_opt.ir.terms import Call, Compute, Reshape
 # Protocol buffers end at 2 GiB; beyond this much the weights go to a file of their own.
 LARGEST_MODEL = 1_900_000_000
 _ALIGNMENT = 4096
+# Tensors below this many bytes stay in the model file.
+SMALLEST_WEIGHT = 1024
 
 
 @dataclass
@@ -41,11 +43,12 @@ def rebuild(
 ) -> ModelProto:
     """The model with the region of each index in ``replacements`` computed by that plan.
 
-    ``kernels`` gives the custom operator of each Compute step by step name, so these names must differ between plans.
-    Same inputs and outputs, opset and IR version. Raises EgraphOptError when a plan does not fit its region,
-    NotExpressible when a call has no form at the model's opset.
+    ``kernels`` gives the custom operator of each Compute step, and of each call that a kernel computes, by step name,
+    so these names must differ between plans. Same inputs and outputs, opset and IR version; domains that calls need are
+    imported on top. Raises EgraphOptError when a plan does not fit its region, NotExpressible when a call has no form
+    at the model's opset.
     """
-    emitter = Emitter(loaded.opset, set(loaded.names))
+    emitter = Emitter(loaded.opset, set(loaded.names), other_imports(loaded.model))
     replaced = {i: region for region in regions if region.index in replacements for i in region.nodes}
     units: list[_Unit] = []
     for i, node in enumerate(loaded.nodes):
@@ -64,10 +67,12 @@ def rebuild(
     _add_initializers(model, loaded.graph, emitter.initializers)
     _add_value_info(graph, loaded.graph)
     _add_output_types(graph, {region.index: region for region in replaced.values()})
-    if any(node.domain == KERNEL_DOMAIN for node in graph.node) and not any(
-        entry.domain == KERNEL_DOMAIN for entry in model.opset_import
-    ):
-        model.opset_import.append(helper.make_opsetid(KERNEL_DOMAIN, 1))
+    used = {node.domain for node in graph.node}
+    if KERNEL_DOMAIN in used:
+        emitter.imports.setdefault(KERNEL_DOMAIN, 1)
+    for domain in sorted(emitter.imports.keys() - other_imports(model).keys()):
+        if domain in used:
+            model.opset_import.append(helper.make_opsetid(domain, emitter.imports[domain]))
     return model
 
 
@@ -102,15 +107,17 @@ def emit_step(emitter: Emitter, step: Step, names: Mapping[str, str], kernels: M
     except KeyError as error:
         raise EgraphOptError(f"step {step.name!r} reads the buffer {error.args[0]!r}, which nothing fills") from None
     output = names[step.name]
+    if step.name in kernels:
+        emitter.node(kernels[step.name], inputs, output, domain=KERNEL_DOMAIN)
+        return
     match step.buffer:
         case Call() as call:
             emit_call(emitter, call, inputs, output)
         case Reshape(_, extents):
+            emitter.need(5, "Reshape")
             emitter.node("Reshape", [*inputs, emitter.integers(extents, "shape")], output)
         case Compute():
-            if step.name not in kernels:
-                raise EgraphOptError(f"no kernel was given for step {step.name!r}")
-            emitter.node(kernels[step.name], inputs, output, domain=KERNEL_DOMAIN)
+            raise EgraphOptError(f"no kernel was given for step {step.name!r}")
 
 
 def _same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
@@ -181,8 +188,9 @@ def _add_initializers(model: ModelProto, original: GraphProto, made: Mapping[str
         inputs += [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in new]
         del graph.input[:]
         graph.input.extend(inputs)
-    graph.initializer.extend(tensor for tensor in original.initializer if tensor.name in read)
-    graph.initializer.extend(new)
+    for tensor in (*(tensor for tensor in original.initializer if tensor.name in read), *new):
+        copy = graph.initializer.add()
+        _copy_fields(tensor, copy, frozenset())  # field by field: a tensor of 2 GiB cannot be copied as a whole
 
 
 def _add_value_info(graph: GraphProto, original: GraphProto) -> None:
@@ -204,31 +212,62 @@ def _add_output_types(graph: GraphProto, replaced: Mapping[int, Region]) -> None
         )
 
 
-def takes_data_file(model: ModelProto) -> bool:
-    """Whether a model is too large for one file."""
-    return sum(len(tensor.raw_data) for tensor in _weights(model)) > LARGEST_MODEL
+@dataclass(frozen=True)
+class DataFile(Sequence[bytes]):
+    """The content of a data file in pieces, each read from its tensor when it is its turn."""
+
+    tensors: Sequence[TensorProto]
+    offsets: Sequence[int]
+
+    def __len__(self) -> int:
+        return 2 * len(self.tensors)
+
+    @overload
+    def __getitem__(self, position: int) -> bytes: ...
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, position: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        if not 0 <= position < len(self):
+            raise IndexError(position)
+        number, is_tensor = divmod(position, 2)
+        if is_tensor:
+            return bytes(self.tensors[number].raw_data)
+        end = self.offsets[number - 1] + len(self.tensors[number - 1].raw_data) if number else 0
+        return bytes(self.offsets[number] - end)
 
 
-def _weights(model: ModelProto) -> list[TensorProto]:
-    return [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= 1024]
+def weights(model: ModelProto) -> DataFile:
+    """What belongs into a data file beside a model; nothing for one that fits into its own."""
+    tensors, offsets, end = list[TensorProto](), list[int](), 0
+    for tensor in model.graph.initializer:
+        size = len(tensor.raw_data)
+        if size >= SMALLEST_WEIGHT:
+            tensors.append(tensor)
+            offsets.append(end + -end % _ALIGNMENT)
+            end = offsets[-1] + size
+    return DataFile(tensors, offsets) if end > LARGEST_MODEL else DataFile((), ())
 
 
-def serialized(model: ModelProto, data_file: str) -> tuple[bytes, list[bytes]]:
-    """The bytes of the model file and, for a model too large for one file, the chunks of ``data_file`` beside it.
-
-    ``model`` is changed in the second case: its large initializers point to the data file.
-    """
-    weights = _weights(model)
-    if not takes_data_file(model):
-        return model.SerializeToString(deterministic=True), []
-    chunks, offset = list[bytes](), 0
-    for tensor in weights:
-        data = tensor.raw_data
-        gap = -offset % _ALIGNMENT
-        chunks += [bytes(gap), data]
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", data_file), ("offset", str(offset + gap)), ("length", str(len(data)))):
-            tensor.external_data.add(key=key, value=value)
-        offset += gap + len(data)
-    return model.SerializeToString(deterministic=True), chunks
+def serialized(model: ModelProto, data_file: str) -> bytes:
+    """The bytes of the model file; of a model too large for one, the ``weights`` lie in ``data_file``."""
+    data = weights(model)
+    if not data:
+        return bytes(model.SerializeToString(deterministic=True))
+    outline, offsets = _copy_frame(model), iter(data.offsets)
+    graph = outline.graph
+    graph.node.extend(model.graph.node)
+    graph.value_info.extend(model.graph.value_info)
+    graph.quantization_annotation.extend(model.graph.quantization_annotation)
+    for tensor in model.graph.initializer:
+        size = len(tensor.raw_data)
+        if size < SMALLEST_WEIGHT:
+            graph.initializer.append(tensor)
+            continue
+        entry = graph.initializer.add()
+        _copy_fields(tensor, entry, frozenset(("raw_data",)))
+        entry.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", data_file), ("offset", str(next(offsets))), ("length", str(size))):
+            entry.external_data.add(key=key, value=value)
+    return bytes(outline.SerializeToString(deterministic=True))

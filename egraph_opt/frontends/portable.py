@@ -83,7 +83,8 @@ class _Writer(StepWriter):
         sources = [argument.source for argument in arguments]
         if function == "prelu" and sources[0].extents != held:  # PRelu broadcasts its slope only
             sources[0] = self.call("Expand", (sources[0],), held)
-        operator = scalar.lookup(function).function.onnx
+        known = scalar.lookup(function).function
+        operator = known.onnx or known.name
         return Value(self.call(operator, tuple(sources), held, function=function), arguments[0].extents)
 
     def _softmax(self, value: Value, count: int) -> Value:

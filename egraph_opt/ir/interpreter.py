@@ -17,6 +17,7 @@ import numpy as np
 
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import library, maps, scalar
+from egraph_opt.ir.formulas import evaluated
 from egraph_opt.ir.program import Plan, Program
 from egraph_opt.ir.terms import (
     Apply,
@@ -37,14 +38,19 @@ Array = np.ndarray[Any, Any]
 
 
 class Arithmetic(Protocol):
-    """Number system terms are evaluated in."""
+    """Number system terms are evaluated in.
 
+    ``contracts``: a sum of products may be taken without making the products, in any order.
+    """
+
+    @property
+    def contracts(self) -> bool: ...
     def fill(self, value: Fraction, extents: tuple[int, ...]) -> Array: ...
     def apply(self, function: str, *arguments: Array) -> Array: ...
     def reduce(self, operation: str, values: Array, count: int) -> Array: ...
     def softmax(self, values: Array, count: int) -> Array: ...
     def reduce_product(self, left: Array, right: Array) -> Array: ...
-    def outside(self, fill: float) -> float | int: ...
+    def outside(self, fill: float) -> Any: ...
     def normal(self, values: Array) -> Array: ...
 
 
@@ -53,6 +59,7 @@ class FloatArithmetic:
     """IEEE arithmetic of one dtype; float64 serves as the reference for float32 programs."""
 
     dtype: Any = np.float64
+    contracts = True
 
     def fill(self, value: Fraction, extents: tuple[int, ...]) -> Array:
         return np.full(extents, float(value), dtype=self.dtype)
@@ -85,9 +92,13 @@ class FloatArithmetic:
 
 @dataclass(frozen=True)
 class ModularArithmetic:
-    """Integers modulo a prime below 2**24, so a sum of 2**14 products still fits into int64."""
+    """Integers modulo a prime below 2**24, so a sum of 2**14 products still fits into int64.
+
+    Functions that users added are what their definitions say, so a rule may relate them to other functions.
+    """
 
     prime: int = 16777213
+    contracts = True
 
     def fill(self, value: Fraction, extents: tuple[int, ...]) -> Array:
         return np.full(extents, value.numerator * pow(value.denominator, -1, self.prime) % self.prime, dtype=np.int64)
@@ -107,14 +118,21 @@ class ModularArithmetic:
             return np.maximum(*arguments)
         if base == "min":
             return np.minimum(*arguments)
+        applied = scalar.lookup(function)
+        if applied.exact and applied.formula is not None:
+            return np.asarray(evaluated(applied.formula, self._step, arguments, self._number))
         seed = zlib.crc32(function.encode())
-        total = (
-            np.zeros_like(arguments[0]) if scalar.lookup(function).keeps_zero else np.full_like(arguments[0], seed % p)
-        )
+        total = np.zeros_like(arguments[0]) if applied.keeps_zero else np.full_like(arguments[0], seed % p)
         mixed = np.zeros_like(arguments[0])
         for position, argument in enumerate(arguments):
             mixed = (mixed * 48271 + argument * (seed % 7919 + position + 2)) % p
         return np.asarray((total + mixed * mixed % p * mixed + mixed * (seed % 104729 + 1)) % p)
+
+    def _step(self, function: str, *operands: Array) -> Array:
+        return self.apply(function, *np.broadcast_arrays(*operands))
+
+    def _number(self, value: Fraction) -> Array:
+        return self.fill(value, ())
 
     def reduce(self, operation: str, values: Array, count: int) -> Array:
         axes = tuple(range(values.ndim - count, values.ndim))
@@ -157,7 +175,7 @@ class Interpreter:
                 return self.buffer(buffer)
             case View(inner, index):
                 return view(self.tensor(inner), index, arithmetic)
-            case Reduce(operation, Apply("mul", (View() as left, View() as right)), count) if operation == "sum":
+            case Reduce("sum", Apply("mul", (View() as left, View() as right)), count) if arithmetic.contracts:
                 return contraction(
                     self.tensor(left.tensor), left.map, self.tensor(right.tensor), right.map, count, arithmetic
                 )
@@ -205,10 +223,7 @@ def view(values: Array, index: maps.IndexMap, arithmetic: Arithmetic) -> Array:
     """``view(values, index)``; shape ``index.result``."""
     if index.permutation is not None:
         return np.transpose(values, index.permutation)
-    fill = arithmetic.outside(index.fill)
-    if fill != index.fill:
-        index = maps.index_map(index.source, index.result, index.indices, index.guards, float(fill))
-    return maps.gathered(values, index)
+    return maps.gathered(values, index, arithmetic.outside(index.fill))
 
 
 def contraction(

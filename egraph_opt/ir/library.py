@@ -1,27 +1,39 @@
-"""Reference semantics of the library operators that plans may call, as ONNX defines them.
+"""Library operators that plans may call: what they are called, what they compute, what they cost.
 
-Written directly from the operator definitions, not from the terms the rules use, so that evaluating a matched call
-and the term it replaces compares two independent statements.
+Users add operators and kernels with :func:`egraph_opt.ir.extensions.register`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from egraph_opt.errors import EgraphOptError
+from egraph_opt.ir import library_meanings as meaning
+from egraph_opt.ir import library_normalizations as norm
+from egraph_opt.ir.expr import Extents
 
 if TYPE_CHECKING:
     from egraph_opt.ir.interpreter import Arithmetic
 
 Array = np.ndarray[Any, Any]
 Attributes = Mapping[str, str]
+AttributeType = Literal["int", "ints", "float", "floats", "string"]
 
 POINTWISE_ATTRIBUTE = "function"
 EPILOGUE_ATTRIBUTE = "then"
+_RESERVED = (POINTWISE_ATTRIBUTE, EPILOGUE_ATTRIBUTE)
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "string": str,
+    "ints": lambda text: integers(text),
+    "floats": lambda text: tuple(float(part) for part in text.split(",") if part),
+}
 
 # The axis of the result along which an operator takes a bias, and the operator that takes it.
 BIASED: Mapping[str, tuple[int, str]] = {
@@ -33,6 +45,87 @@ BIASED: Mapping[str, tuple[int, str]] = {
 FUSED: Mapping[str, tuple[str, ...]] = {
     "Conv": ("relu", "leaky_relu", "sigmoid", "tanh", "clip", "hard_sigmoid"),
 }
+
+
+@dataclass(frozen=True)
+class OnnxOperator:
+    """An operator that onnxruntime has: its name, its domain, and the version of the domain it is there ``since``."""
+
+    op_type: str
+    domain: str = ""
+    since: int = 1
+
+
+@dataclass(frozen=True)
+class LibraryOperator:
+    """One operator that rules may instantiate with ``call(name, attributes, arguments, extents)``.
+
+    ``arity`` is the number of arguments, or the least and the most. ``attributes`` gives the type of each attribute by
+    name. All functions take one value per argument in order and the attributes that are there by keyword:
+
+    - ``shape(*extents, **attributes)`` gives the extents of the result and raises EgraphOptError for arguments that do
+      not fit;
+    - ``numpy(*arrays, **attributes)`` gives the result in the arrays' own type. With ``exact`` it is also passed
+      ``arithmetic`` (see ir.interpreter) and computes with its methods only (``apply``, ``reduce``,
+      ``reduce_product``, ``softmax``, ``fill``) and by moving elements, so that rules about it can be judged exactly;
+    - ``flops(*extents, **attributes)`` is how many floating-point operations it spends, ``efficiency`` the share of the
+      machine's peak it reaches at its best; or ``seconds(*extents, **attributes)`` says directly how long it takes;
+    - ``kernel(*extents, **attributes)`` is the user's own TVM code for it: a PrimFunc over float32 buffers, arguments
+      first, result last, or a list of ``te`` tensors in that order; EgraphOptError for extents it cannot do.
+
+    ``onnx`` is the operator of onnxruntime with the same meaning and attributes. One of ``onnx`` and ``kernel`` is
+    needed; where both are given they are timed against each other.
+    """
+
+    name: str
+    arity: int | tuple[int, int]
+    shape: Callable[..., Extents]
+    numpy: Callable[..., Array]
+    attributes: Mapping[str, AttributeType] = field(default_factory=dict, hash=False)
+    flops: Callable[..., float] | None = None
+    efficiency: float = 0.2
+    seconds: Callable[..., float] | None = None
+    onnx: OnnxOperator | None = None
+    kernel: Callable[..., Any] | None = None
+    exact: bool = False
+
+    @property
+    def arities(self) -> tuple[int, int]:
+        """The least and the most number of arguments."""
+        return (self.arity, self.arity) if isinstance(self.arity, int) else self.arity
+
+    def typed(self, attributes: Attributes) -> dict[str, Any]:
+        """Attribute values by their types. Raises EgraphOptError, naming the operator, for a wrong attribute."""
+        found: dict[str, Any] = {}
+        for key, text in attributes.items():
+            if key in _RESERVED:
+                continue
+            if key not in self.attributes:
+                known = ", ".join(sorted(self.attributes)) or "none"
+                raise EgraphOptError(f"{self.name} has no attribute {key!r}; known: {known}")
+            try:
+                found[key] = _PARSERS[self.attributes[key]](text)
+            except ValueError:
+                raise EgraphOptError(f"attribute {key} of {self.name} is no {self.attributes[key]}: {text!r}") from None
+        return found
+
+    def result(self, attributes: Attributes, arguments: Sequence[Extents]) -> Extents:
+        """Extents of the result. Raises EgraphOptError, naming the operator, for arguments that do not fit."""
+        self.check_arity(len(arguments))
+        try:
+            return tuple(int(n) for n in self.shape(*arguments, **self.typed(attributes)))
+        except EgraphOptError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(list(extents)) for extents in arguments)
+            raise EgraphOptError(f"shape of {self.name}({shapes}) raised {type(error).__name__}: {error}") from error
+
+    def check_arity(self, count: int) -> None:
+        """Raise EgraphOptError for a wrong number of arguments."""
+        least, most = self.arities
+        if not least <= count <= most:
+            wanted = str(least) if least == most else f"{least} to {most}"
+            raise EgraphOptError(f"{self.name} takes {wanted} arguments, not {count}")
 
 
 def format_attributes(**attributes: object) -> str:
@@ -53,146 +146,99 @@ def integers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(",") if part)
 
 
+_WINDOW: Mapping[str, AttributeType] = {"strides": "ints", "dilations": "ints", "pads": "ints"}
+_POOL: Mapping[str, AttributeType] = {**_WINDOW, "kernel_shape": "ints"}
+_AXES: Mapping[str, AttributeType] = {"axes": "ints", "keepdims": "int"}
+_NORMAL: Mapping[str, AttributeType] = {"axis": "int", "epsilon": "float"}
+_LRN: Mapping[str, AttributeType] = {"size": "int", "alpha": "float", "beta": "float", "bias": "float"}
+_ANY = 1 << 31
+
+
+def _built_in(
+    name: str,
+    arity: int | tuple[int, int],
+    shape: Callable[..., Extents],
+    numpy: Callable[..., Array],
+    attributes: Mapping[str, AttributeType] = MappingProxyType({}),
+) -> LibraryOperator:
+    return LibraryOperator(name, arity, shape, numpy, attributes, onnx=OnnxOperator(name), exact=True)
+
+
+# Their costs are in extract.roofline, which knows the machine's vectors, and their nodes in frontends.onnx_emit, which
+# knows how they changed from opset to opset.
+OPERATORS: tuple[LibraryOperator, ...] = (
+    _built_in("MatMul", 2, meaning.matmul_shape, meaning.matmul),
+    _built_in("Gemm", (2, 3), meaning.gemm_shape, meaning.gemm, {"transA": "int", "transB": "int"}),
+    _built_in("Conv", (2, 3), meaning.conv_shape, meaning.conv, {**_WINDOW, "group": "int"}),
+    _built_in(
+        "ConvTranspose",
+        (2, 3),
+        meaning.conv_transpose_shape,
+        meaning.conv_transpose,
+        {**_WINDOW, "group": "int", "output_padding": "ints"},
+    ),
+    _built_in("Softmax", 1, meaning.softmax_shape, meaning.softmax, {"axis": "int"}),
+    _built_in("Transpose", 1, meaning.transpose_shape, meaning.transpose, {"perm": "ints"}),
+    _built_in("Concat", (1, _ANY), meaning.concat_shape, meaning.concat, {"axis": "int"}),
+    _built_in("ReduceSum", 1, meaning.reduction_shape, meaning.reduce_sum, _AXES),
+    _built_in("ReduceMax", 1, meaning.reduction_shape, meaning.reduce_max, _AXES),
+    _built_in("ReduceMin", 1, meaning.reduction_shape, meaning.reduce_min, _AXES),
+    _built_in("MaxPool", 1, meaning.pool_shape, meaning.max_pool, {**_POOL, "ceil_mode": "int"}),
+    _built_in("AveragePool", 1, meaning.pool_shape, meaning.average_pool, {**_POOL, "count_include_pad": "int"}),
+    _built_in("LayerNormalization", (2, 3), norm.layer_shape, norm.layer_normalization, _NORMAL),
+    _built_in("RMSNormalization", 2, norm.layer_shape, norm.rms_normalization, _NORMAL),
+    _built_in("InstanceNormalization", 3, norm.instance_shape, norm.instance_normalization, {"epsilon": "float"}),
+    _built_in("LRN", 1, norm.lrn_shape, norm.lrn, _LRN),
+)
+# What users added; only ir.extensions changes it.
+ADDED: dict[str, LibraryOperator] = {}
+
+_BUILT_IN = {operator.name: operator for operator in OPERATORS}
+
+
+def lookup(operator: str) -> LibraryOperator:
+    """The operator of a name; raises EgraphOptError for one that nobody registered."""
+    found = _BUILT_IN.get(operator) or ADDED.get(operator)
+    if found is None:
+        known = ", ".join(sorted((*_BUILT_IN, *ADDED)))
+        raise EgraphOptError(
+            f"unknown library operator {operator!r}; register a LibraryOperator for it; known: {known}"
+        )
+    return found
+
+
+def result_extents(operator: str, attributes: str, *arguments: Extents) -> Extents:
+    """Extents of ``call(operator, attributes, …)`` of arguments of these extents; EgraphOptError where none fit."""
+    return lookup(operator).result(parse_attributes(attributes), arguments)
+
+
 def evaluate(
-    operator: str, attributes: Attributes, arguments: Sequence[Array], extents: tuple[int, ...], arithmetic: Arithmetic
+    operator: str, attributes: Attributes, arguments: Sequence[Array], extents: Extents, arithmetic: Arithmetic
 ) -> Array:
     """Value of a library call. Raises EgraphOptError for an operator without reference semantics."""
-    result = _evaluate(operator, attributes, list(arguments), extents, arithmetic)
+    result = _evaluate(operator, attributes, list(arguments), arithmetic)
     for function in attributes.get(EPILOGUE_ATTRIBUTE, "").split("|"):
         if function:
             result = arithmetic.apply(function, result)
     return result
 
 
-def _evaluate(
-    operator: str, attributes: Attributes, arguments: list[Array], extents: tuple[int, ...], arithmetic: Arithmetic
-) -> Array:
+def _evaluate(operator: str, attributes: Attributes, arguments: list[Array], arithmetic: Arithmetic) -> Array:
     if POINTWISE_ATTRIBUTE in attributes:
         rank = max(argument.ndim for argument in arguments)
         shape = np.broadcast_shapes(*(argument.shape for argument in arguments))
         full = [np.broadcast_to(a.reshape((1,) * (rank - a.ndim) + a.shape), shape) for a in arguments]
         return arithmetic.apply(attributes[POINTWISE_ATTRIBUTE], *full)
-    match operator:
-        case "MatMul":
-            return arithmetic.reduce_product(arguments[0], arguments[1])
-        case "Gemm":
-            a, b = arguments[0], arguments[1]
-            a = a.T if attributes.get("transA") == "1" else a
-            b = b.T if attributes.get("transB") == "1" else b
-            product = arithmetic.reduce_product(a, b)
-            return (
-                product
-                if len(arguments) == 2
-                else arithmetic.apply("add", product, np.broadcast_to(arguments[2], product.shape))
-            )
-        case "Conv" | "ConvTranspose":
-            result = _convolution(
-                operator == "ConvTranspose", attributes, arguments[0], arguments[1], extents, arithmetic
-            )
-            if len(arguments) > 2:
-                bias = arguments[2].reshape((1, -1) + (1,) * (result.ndim - 2))
-                result = arithmetic.apply("add", result, np.broadcast_to(bias, result.shape))
-            return result
-        case "Softmax":
-            axis = int(attributes.get("axis", "-1"))
-            moved = np.moveaxis(arguments[0], axis, -1)
-            return np.moveaxis(arithmetic.softmax(moved, 1), -1, axis)
-        case "Transpose":
-            return np.transpose(arguments[0], integers(attributes["perm"]))
-        case "Concat":
-            return np.concatenate(arguments, axis=int(attributes["axis"]))
-        case "ReduceSum" | "ReduceMax" | "ReduceMin":
-            axes = integers(attributes["axes"])
-            last = np.moveaxis(arguments[0], axes, range(arguments[0].ndim - len(axes), arguments[0].ndim))
-            reduced = arithmetic.reduce(operator.removeprefix("Reduce").lower(), last, len(axes))
-            return reduced.reshape(extents)
-        case "MaxPool":
-            return _max_pool(attributes, arguments[0], extents, arithmetic)
-        case "AveragePool":
-            return _average_pool(attributes, arguments[0], extents, arithmetic)
-    raise EgraphOptError(f"no reference semantics for library operator {operator!r}")
-
-
-def _window(attributes: Attributes, spatial: int) -> tuple[list[int], list[int], list[int]]:
-    strides = list(integers(attributes.get("strides", ""))) or [1] * spatial
-    dilations = list(integers(attributes.get("dilations", ""))) or [1] * spatial
-    pads = list(integers(attributes.get("pads", ""))) or [0] * (2 * spatial)
-    return strides, dilations, pads
-
-
-def _convolution(
-    transposed: bool, attributes: Attributes, x: Array, w: Array, extents: tuple[int, ...], arithmetic: Arithmetic
-) -> Array:
-    spatial = x.ndim - 2
-    strides, dilations, pads = _window(attributes, spatial)
-    groups = int(attributes.get("group", "1"))
-    result = np.zeros(extents, dtype=x.dtype)
-    channels = x.shape[1] // groups
-    filters = w.shape[1] if transposed else w.shape[0] // groups
-    for g in range(groups):
-        xs = x[:, g * channels : (g + 1) * channels]
-        for tap in np.ndindex(*w.shape[2:]):
-            if transposed:
-                kernel = w[(slice(g * channels, (g + 1) * channels), slice(None), *tap)].T
-            else:
-                kernel = w[(slice(g * filters, (g + 1) * filters), slice(None), *tap)]
-            source: list[slice] = []
-            target: list[slice] = []
-            for axis, r in enumerate(tap):
-                shift = dilations[axis] * r - pads[axis]
-                small, large = (
-                    (x.shape[2 + axis], extents[2 + axis]) if transposed else (extents[2 + axis], x.shape[2 + axis])
-                )
-                # small index i meets large index strides*i + shift
-                first = max(0, -(shift // strides[axis]))
-                last = min(small, (large - 1 - shift) // strides[axis] + 1)
-                inner = slice(first, max(first, last))
-                begin = strides[axis] * first + shift
-                outer = slice(begin, begin + strides[axis] * max(0, last - first), strides[axis])
-                source.append(inner if transposed else outer)
-                target.append(outer if transposed else inner)
-            part = xs[(slice(None), slice(None), *source)]
-            if 0 in part.shape:
-                continue
-            moved = np.moveaxis(part, 1, -1)
-            product = np.moveaxis(arithmetic.reduce_product(moved, kernel.T), -1, 1)
-            where = (slice(None), slice(g * filters, (g + 1) * filters), *target)
-            result[where] = arithmetic.apply("add", result[where], product)
-    return result
-
-
-def _windows(
-    attributes: Attributes, x: Array, extents: tuple[int, ...], outside: float
-) -> tuple[Array, list[tuple[slice, ...]]]:
-    """The operand padded with ``outside``, and for each tap the slices of it that meet the result."""
-    spatial = x.ndim - 2
-    strides, dilations, pads = _window(attributes, spatial)
-    ends = [pads[i + spatial] + strides[i] * extents[2 + i] + x.shape[2 + i] for i in range(spatial)]
-    padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:spatial], ends, strict=True)], constant_values=outside)
-    taps = [
-        tuple(
-            slice(dilations[i] * r, dilations[i] * r + strides[i] * extents[2 + i], strides[i])
-            for i, r in enumerate(tap)
-        )
-        for tap in np.ndindex(*integers(attributes["kernel_shape"]))
-    ]
-    return padded, taps
-
-
-def _max_pool(attributes: Attributes, x: Array, extents: tuple[int, ...], arithmetic: Arithmetic) -> Array:
-    lowest = arithmetic.outside(float("-inf"))
-    padded, taps = _windows(attributes, x, extents, lowest)
-    result = np.full(extents, lowest, dtype=x.dtype)
-    for tap in taps:
-        result = np.maximum(result, padded[(slice(None), slice(None), *tap)])
-    return result
-
-
-def _average_pool(attributes: Attributes, x: Array, extents: tuple[int, ...], arithmetic: Arithmetic) -> Array:
-    if attributes.get("count_include_pad", "0") != "1" and any(integers(attributes.get("pads", ""))):
-        raise EgraphOptError("AveragePool without its padding has no reference semantics")
-    padded, taps = _windows(attributes, x, extents, 0)
-    total = np.zeros(extents, dtype=x.dtype)
-    for tap in taps:
-        total = arithmetic.apply("add", total, padded[(slice(None), slice(None), *tap)])
-    return arithmetic.apply("mul", total, arithmetic.fill(Fraction(1, len(taps)), extents))
+    record = lookup(operator)
+    record.check_arity(len(arguments))
+    given = record.typed(attributes)
+    if record.exact:
+        return record.numpy(*arguments, arithmetic=arithmetic, **given)
+    if not np.issubdtype(arithmetic.normal(np.zeros(1)).dtype, np.floating):
+        raise EgraphOptError(f"{operator} has no exact meaning; judge it in floating point")
+    try:
+        return arithmetic.normal(np.asarray(record.numpy(*arguments, **given)))
+    except EgraphOptError:
+        raise
+    except Exception as error:
+        raise EgraphOptError(f"the meaning of {operator} raised {type(error).__name__}: {error}") from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from math import gcd, prod
+from typing import Any
 
 import numpy as np
 
@@ -385,8 +386,12 @@ def inverse(bijection: IndexMap) -> IndexMap | None:
     return found if composed is not None and composed.is_identity else None
 
 
-def gathered(values: np.ndarray, index: IndexMap) -> np.ndarray:
-    """Evaluate ``view(values, index)`` with numpy: shape ``index.result``, dtype of ``values``."""
+def gathered(values: np.ndarray, index: IndexMap, fill: Any = None) -> np.ndarray:
+    """Evaluate ``view(values, index)`` with numpy: shape ``index.result``, dtype of ``values``.
+
+    ``fill`` is the value outside in another arithmetic than floating point.
+    """
+    fill = index.fill if fill is None else fill
     points = grid(index.result)
     valid: np.ndarray = np.ones((1,) * len(index.result), dtype=bool)
     positions = []
@@ -400,12 +405,12 @@ def gathered(values: np.ndarray, index: IndexMap) -> np.ndarray:
     for guard in index.guards:
         valid = valid & (ex.evaluate(guard, points) == 0)
     if 0 in index.source or 0 in index.result:
-        return np.full(index.result, index.fill, dtype=values.dtype)
+        return np.full(index.result, fill, dtype=values.dtype)
     taken = values[tuple(positions)] if positions else values
     if valid.all():
         # ascontiguousarray makes an array of rank 0 one of rank 1.
         return np.ascontiguousarray(np.broadcast_to(taken, index.result)).reshape(index.result)
-    return np.where(np.broadcast_to(valid, index.result), taken, np.asarray(index.fill, dtype=values.dtype))
+    return np.where(np.broadcast_to(valid, index.result), taken, np.asarray(fill, dtype=values.dtype))
 
 
 _TEXT = re.compile(r"\[([\d,]*)\]->\[([\d,]*)\]: (.*?)(?: where (.*?))?(?: else (.*))?$")

@@ -72,7 +72,7 @@ class Member:
 
     @cached_property
     def windows(self) -> tuple[Window, ...] | None:
-        """How every axis of the shared operand is walked; None where some axis is not walked by one tap at most, freely."""
+        """How every axis of the shared operand is walked; None where one is not walked by a free tap, or by none."""
         c = self.contraction
         if any(c.is_reduced(i) for g in self.shared.guards for i in g.iterators):
             return None

@@ -5,7 +5,9 @@ disk and renamed. Several files are renamed only after all of them are complete.
 """
 
 import contextlib
+import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,6 +36,8 @@ def choose_output(model: Path, output: Path | None) -> Path:
     The input is overwritten only where `output` names it. Raises UsageError for a place that cannot be written.
     """
     chosen = output if output is not None else default_output(model)
+    if not chosen.name:
+        raise UsageError("the output has no name")
     for path in (chosen, library_path(chosen)):
         if path.is_dir():
             raise UsageError(f"output {path} is a folder")
@@ -55,7 +59,8 @@ def check_report_path(report: Path | None, models: Iterable[Path]) -> None:
     """Raise UsageError for a report that could not be written or would replace one of `models`."""
     if report is None:
         return
-    if report.is_dir() or not report.parent.is_dir():
+    # Anything but a file would be replaced by one.
+    if not report.name or not report.parent.is_dir() or (report.exists() and not report.is_file()):
         raise UsageError(f"the report cannot be written to {report}")
     for model in models:
         if _same_file(report, model):
@@ -107,18 +112,30 @@ class Publication:
                 temporary.unlink(missing_ok=True)
 
 
-def data_path(model: Path) -> Path:
-    """Where the weights of a model too large for one file lie: OUT.onnx → OUT.onnx.data."""
-    return model.with_name(model.name + ".data")
+def data_path(model: Path, data: Iterable[bytes]) -> Path:
+    """Where the weights of a model too large for one file lie: OUT.onnx → OUT.onnx.DIGEST.data.
+
+    The name depends on the content, so that an old model never finds the weights of a new one in the place of its own.
+    """
+    digest = hashlib.sha256()
+    for chunk in data:
+        digest.update(chunk)
+    return model.with_name(f"{model.name}.{digest.hexdigest()[:16]}.data")
+
+
+def _older_data(model: Path, kept: Path | None) -> list[Path]:
+    """Data files that :func:`write_model` wrote for earlier models of this name."""
+    pattern = re.compile(re.escape(model.name) + r"\.[0-9a-f]{16}\.data")
+    return [path for path in model.absolute().parent.iterdir() if pattern.fullmatch(path.name) and path != kept]
 
 
 def write_model(
-    output: Path, model: bytes, library: Path | bytes | None, data: Sequence[bytes] = ()
+    output: Path, model: bytes, library: Path | bytes | None, data: Sequence[bytes] = (), stored: Path | None = None
 ) -> tuple[Path, ...]:
-    """Write OUT.onnx, with a `library` (its bytes or a file to copy) OUT.kernels.so and with `data` OUT.onnx.data.
+    """Write OUT.onnx, with a `library` (its bytes or a file to copy) OUT.kernels.so, and `data` as the file `stored`.
 
-    Returns the written paths, the model first. Without a library an old OUT.kernels.so is removed: it belonged to the
-    model that is replaced.
+    Returns the written paths, the model first. What belonged to the model that is replaced is removed: without a
+    library an old OUT.kernels.so, and other data files that were written for this output.
     """
     beside = library_path(output)
     written = [output]
@@ -128,10 +145,12 @@ def write_model(
             written.append(beside)
         else:
             publication.remove(beside)
-        if data:
-            with publication.stage(data_path(output)).open("wb") as file:
+        for path in _older_data(output, stored.absolute() if stored is not None else None):
+            publication.remove(path)
+        if stored is not None:
+            with publication.stage(stored).open("wb") as file:
                 file.writelines(data)
-            written.append(data_path(output))
+            written.append(stored)
         publication.stage(output).write_bytes(model)
     return tuple(written)
 

@@ -45,21 +45,38 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class SaturationRound:
-    """One round of one region's saturation: its phase, the e-nodes after it and its seconds."""
+    """One round of one region's saturation: its phase, the e-nodes after it, its seconds, and the e-nodes before it."""
 
     phase: str
     e_nodes: int
     seconds: float = 0.0
+    before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """The saturation of one region; `stop_reason` is "saturated" or names the limit."""
+    """The saturation of one region; `stop_reason` is "saturated" or names the limit.
+
+    `rule_matches` and `rule_e_nodes` count the matches of every rule and the e-nodes it is recorded to have made.
+    """
 
     region: str
     rounds: tuple[SaturationRound, ...]
     stop_reason: str
     rule_matches: dict[str, int] = field(default_factory=dict)
+    rule_e_nodes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PackUse:
+    """A rule pack that was in use: how many rules it has, how many of them fired, and which were switched `off` or not
+    allowed by the floating-point policy."""
+
+    name: str
+    rules: int
+    fired: int
+    off: tuple[str, ...] = ()
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,8 @@ class Report:
 
     `operators_before` and `operators_after` count nodes by operator type; generated kernels are counted apart in
     `generated_kernels` and listed by name in `kernels`. `seconds` are per phase in the order they ran.
-    `unchanged_because` is empty when the model changed, otherwise the message for the user.
+    `unchanged_because` is empty when the model changed, otherwise the message for the user. `rules` is the choice of
+    rules as text, `packs` are those from outside.
     """
 
     model: str
@@ -106,6 +124,8 @@ class Report:
     reverted: tuple[RevertedRegion, ...] = ()
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    rules: str = ""
+    packs: tuple[PackUse, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -141,6 +161,17 @@ class Report:
         """The before/after table, ready to print."""
         return "\n".join(_table_lines(self))
 
+    def growth(self) -> str:
+        """How the e-graph of every region grew, ready to print."""
+        from egraph_opt.egraph.growth import growth_table
+
+        parts = []
+        for region in self.saturation:
+            rounds = [(r.phase, r.before, r.e_nodes, r.seconds) for r in region.rounds]
+            table = growth_table(rounds, region.rule_matches, region.rule_e_nodes, region.stop_reason)
+            parts.append(f"region {region.region}\n{table}")
+        return "\n\n".join(parts)
+
 
 def _table_lines(report: Report) -> list[str]:
     kind = "portable" if report.portable else "native"
@@ -170,11 +201,17 @@ def _table_lines(report: Report) -> list[str]:
     lines += [
         f"  {label:<{widths[0]}}  {before:>{widths[1]}}  {after:>{widths[2]}}".rstrip() for label, before, after in rows
     ]
+    lines += [f"  rules: {', '.join(map(_pack, report.packs))}"] if report.packs else []
     lines += [f"  time spent: {_seconds(report.seconds)}"] if report.seconds else []
     lines += [f"  kept unchanged: {report.unchanged_because}"] if report.unchanged_because else []
     lines += [f"  region {entry.region} reverted: {entry.reason}" for entry in report.reverted]
     lines += [f"  note: {note}" for note in report.notes]
     return lines
+
+
+def _pack(pack: PackUse) -> str:
+    off = f", not used: {', '.join(pack.off)}" if pack.off else ""
+    return f"{pack.name} ({pack.rules} rule{'s' if pack.rules != 1 else ''}, {pack.fired} fired{off})"
 
 
 def _operators_in_order(report: Report) -> list[str]:

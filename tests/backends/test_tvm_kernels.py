@@ -266,3 +266,18 @@ def test_names_and_schedules_are_deterministic():
     assert kernel.name == tvm_build.Kernel(body, tuple(leaves(body))).name
     assert kernel.name.startswith("k_")
     assert tvm_schedule.schedules(body) == tvm_schedule.schedules(body)
+
+
+def test_what_is_masked_keeps_infinities_what_is_not_a_number_and_the_signs_of_zeros():
+    special = np.asarray([np.nan, np.inf, -np.inf, -0.0, 0.0, 1.0], dtype=np.float32)
+    x, y = np.resize(special, 37), np.resize(special[::-1], 37)
+    keep = np.arange(37) % 5 < 2
+    names = [read(name, 37) for name in "abcd"]
+    chosen = Apply("add", (Apply("masked", (names[0], names[1])), Apply("masked", (names[2], names[3]))))
+    body, _ = kernel_signature(chosen)
+    function = tvm_build.jit(tvm_build.Kernel(body, tuple(leaves(body)), ""))
+    found, wanted = np.empty(37, dtype=np.float32), np.where(keep, x, y)
+    function(x, keep.astype(np.float32), y, (~keep).astype(np.float32), found)
+    np.testing.assert_array_equal(found, wanted)
+    numbers = ~np.isnan(wanted)
+    np.testing.assert_array_equal(np.signbit(found[numbers]), np.signbit(wanted[numbers]))

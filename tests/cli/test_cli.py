@@ -66,6 +66,7 @@ def test_optimize_passes_options_on(save_model, pipeline, capsys: pytest.Capture
     output = model.with_name("fast.onnx")
     words = shlex.split(
         "--portable --verify 3 --time-limit 2.5 --seed 7 --threads 2 --cost static --profile-db p.db -q"
+        " --rules -bias,+mine.py --fp strict"
     )
     assert main(["optimize", str(model), "-o", str(output), *words]) == 0
     assert output.read_bytes() == b"optimized"
@@ -81,6 +82,8 @@ def test_optimize_passes_options_on(save_model, pipeline, capsys: pytest.Capture
         "threads": 2,
         "cost": "static",
         "profile_db": Path("p.db"),
+        "rules": "-bias,+mine.py",
+        "fp": "strict",
     }
 
 
@@ -250,6 +253,8 @@ def test_derive_passes_only_given_options(monkeypatch: pytest.MonkeyPatch, capsy
         "size": (9, 7),
         "kernel": (5, 3),
         "pads": (2, 0, 2, 2),
+        "rules": "",
+        "fp": "default",
         "groups": 2,
         "output_padding": (1, 0),
     }

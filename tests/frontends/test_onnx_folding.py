@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 
 from egraph_opt.frontends.onnx_reader import load
 from egraph_opt.frontends.regions import partition
-from tests.frontends.support import check_kernels, draw_inputs, model_of, value
+from tests.frontends.support import check_kernels, draw_inputs, model_of, run, value
 
 INDEX = {"zero": np.asarray(0), "axis": np.asarray([0]), "four": np.asarray([4])}
 
@@ -156,3 +156,16 @@ def test_constants_of_every_attribute():
     ]
     loaded = load(model_of(nodes, {"x": (1,)}, ["i"]))
     assert set(loaded.constants) == {"i", "is", "fs"}
+
+
+@pytest.mark.parametrize(("axis", "extents"), [(0, (3, 2)), (1, (2, 70)), (-2, (5, 4))])
+def test_gathered_elements_beyond_what_the_reference_can_do(axis, extents):
+    generator = np.random.default_rng(3)
+    data = generator.normal(size=(100, 70)).astype(np.float32)
+    indices = generator.integers(-70, 70, size=extents)
+    node = helper.make_node("GatherElements", ["data", "indices"], ["g"], axis=axis)
+    model = model_of([node, helper.make_node("Add", ["x", "g"], ["y"])], {"x": extents}, ["y"],
+                     {"data": data, "indices": indices})  # fmt: skip
+    loaded = load(model)
+    zeros = {"x": np.zeros(extents, dtype=np.float32)}
+    np.testing.assert_array_equal(loaded.constants["g"], run(model, zeros)["y"])

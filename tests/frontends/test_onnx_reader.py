@@ -110,7 +110,7 @@ def test_undefined_and_duplicate_names():
     )
     rejected(model_of([RELU, RELU], {"x": (2,)}, ["y"]), "'y'", "twice")
     rejected(model_of([RELU], {"x": (2,)}, ["z"]), "graph output 'z'")
-    rejected(model_of([RELU], {"x": (2,)}, ["y", "y"]), "2 times")
+    assert len(load(model_of([RELU], {"x": (2,)}, ["y", "y"])).graph.output) == 2  # as onnxruntime does
     model = simple()
     model.graph.initializer.append(model.graph.initializer[0])
     rejected(model, "initializer 'w'", "2 times")

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from egraph_opt import candidates, verification
+from egraph_opt import candidates, saturation, verification
 from egraph_opt.backends import tvm_build
-from egraph_opt.egraph import saturate
 from egraph_opt.errors import EgraphOptError, InputRejected
 from egraph_opt.extract import alternatives, search
 from egraph_opt.extract.implement import Implementer
@@ -51,9 +50,9 @@ class Panic(BaseException):
 @pytest.mark.parametrize(
     ("owner", "name", "error", "reason"),
     [
-        (saturate, "saturated", EgraphOptError("no room"), "no room"),
-        (saturate, "saturated", Panic("rust"), "internal error: Panic: rust"),
-        (saturate, "saturated", RecursionError(), "its terms are nested too deeply"),
+        (saturation, "saturate_program", EgraphOptError("no room"), "no room"),
+        (saturation, "saturate_program", Panic("rust"), "internal error: Panic: rust"),
+        (saturation, "saturate_program", RecursionError(), "its terms are nested too deeply"),
         (alternatives.Extraction, "problem", KeyError("k"), "internal error: KeyError: 'k'"),
         (search, "build_plan", EgraphOptError("weights too large"), "weights too large"),
         (Implementer, "implement", NotExpressible("not at opset 7"), "not at opset 7"),
@@ -72,7 +71,9 @@ def test_failures_of_one_region(monkeypatch, owner: Any, name: str, error: BaseE
 
 
 def test_interruption_is_no_failure(monkeypatch) -> None:
-    monkeypatch.setattr(saturate, "saturated", failing(saturate.saturated, of_region(1), KeyboardInterrupt()))
+    monkeypatch.setattr(
+        saturation, "saturate_program", failing(saturation.saturate_program, of_region(1), KeyboardInterrupt())
+    )
     with pytest.raises(KeyboardInterrupt):
         static(chain_of_regions(2))
 

@@ -1,0 +1,141 @@
+"""The explanation of a chosen candidate, put into its model."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from string import digits
+from typing import TYPE_CHECKING
+
+from egraph_opt.errors import EgraphOptError, LimitReached, one_line
+from egraph_opt.extract.explain import ExplainedPlan, explain_costs, explain_plan
+from egraph_opt.extract.search import CHAINED_CONV, Outcome
+from egraph_opt.runtime.explanation import KEY, Explanation, GraphNode, Part, packed
+
+if TYPE_CHECKING:
+    import onnx
+
+    from egraph_opt.candidates import Candidate
+    from egraph_opt.egraph.language import Rule
+    from egraph_opt.egraph.snapshot import Snapshot
+    from egraph_opt.extract.search import Costs, Search
+    from egraph_opt.frontends.onnx_model import LoadedModel
+    from egraph_opt.frontends.regions import Region
+    from egraph_opt.ir.program import Plan
+
+
+@dataclass(frozen=True)
+class Origins:
+    """What a candidate's plans were found in: the saturated regions and the rules that ran, and what steps cost."""
+
+    loaded: LoadedModel
+    regions: Sequence[Region]
+    searches: Mapping[int, Search]
+    snapshots: Mapping[int, Snapshot]
+    rules: Sequence[Rule]
+    costs: Costs
+
+
+def explain(
+    candidate: Candidate, origins: Origins, *, model: str, version: str, until: float = inf
+) -> tuple[Explanation, list[str]]:
+    """The explanation of a candidate's plans, and notes about chains that could not be found.
+
+    After ``until`` (monotonic seconds) no chain is looked for.
+    """
+    notes: list[str] = []
+    parts = []
+    written = _written(origins.loaded, candidate.model)
+    for region in origins.regions:
+        if region.index in candidate.plans:
+            parts.append(_part(candidate, region, origins, written, notes, until))
+    return Explanation(model, tuple(parts), len(origins.regions) - len(parts), version), notes
+
+
+def attach(model: onnx.ModelProto, explanation: Explanation) -> None:
+    """Put an explanation into a model, in the place of one that is there."""
+    kept = [entry for entry in model.metadata_props if entry.key != KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    model.metadata_props.add(key=KEY, value=packed(explanation))
+
+
+def _part(
+    candidate: Candidate, region: Region, origins: Origins, written: Sequence[GraphNode], notes: list[str], until: float
+) -> Part:
+    search = origins.searches[region.index]
+    outcome = _outcome(search, candidate.plans[region.index])
+    prefix = outcome.plan.steps[0].name.rstrip(digits) if outcome.plan.steps else search.prefix
+    chained, measured = outcome is search.chained, outcome.unmeasured == 0
+    costs = replace(origins.costs, certain=measured, conv=CHAINED_CONV if chained else 1.0)
+    arguments = (search.problem, outcome.choice, costs)
+    note = ""
+    found: ExplainedPlan
+    try:
+        if time.monotonic() > until:
+            raise LimitReached("the time limit was reached")
+        found = explain_plan(
+            *arguments,
+            prefix=prefix,
+            program=region.program,
+            snapshot=origins.snapshots[region.index],
+            rules=origins.rules,
+        )
+    except (EgraphOptError, RecursionError, MemoryError, LookupError, ValueError, AssertionError) as error:
+        why = str(error) if isinstance(error, EgraphOptError) else f"{type(error).__name__}: {error}"
+        note = f"the chain of rules was not looked up: {one_line(why)}"
+        notes.append(f"part {region.index}: {note}")
+        found = explain_costs(*arguments, prefix=prefix)
+    outputs = {buffer: tensor for tensor, buffer in outcome.plan.outputs.items()}
+    nodes = {step.name: _nodes_of(step.name, region, outputs, written) for step in found.steps}
+    after = tuple(node for node in written if any(node.name in names for names in nodes.values()))
+    before = tuple(_graph_node(origins.loaded.nodes[i], i) for i in region.nodes)
+    producer = {tensor: node.name for node in before for tensor in node.outputs}
+    return Part(
+        str(region.index),
+        before,
+        after,
+        tuple(replace(step, nodes=nodes[step.name]) for step in found.steps),
+        found.seconds,
+        found.terms,
+        dict(found.labels),
+        tuple(
+            replace(chain, nodes=tuple(dict.fromkeys(producer[t] for t in chain.covered if t in producer)))
+            for chain in found.chains
+        ),
+        note,
+    )
+
+
+def _outcome(search: Search, plan: Plan) -> Outcome:
+    """The outcome of a search that a plan belongs to."""
+    found = (value for value in vars(search).values() if isinstance(value, Outcome) and value.plan is plan)
+    outcome = next(found, None)
+    if outcome is None:
+        raise EgraphOptError("the plan is none of those its search found")
+    return outcome
+
+
+def _graph_node(node: onnx.NodeProto, position: int) -> GraphNode:
+    name = node.name or (node.output[0] if node.output else f"node {position}")
+    return GraphNode(name, node.op_type, tuple(node.input), tuple(node.output))
+
+
+def _written(loaded: LoadedModel, model: onnx.ModelProto) -> list[GraphNode]:
+    """The nodes of a written model that the original does not have."""
+    known = {(node.name, *node.output) for node in loaded.nodes}
+    return [
+        _graph_node(node, position)
+        for position, node in enumerate(model.graph.node)
+        if (node.name, *node.output) not in known
+    ]
+
+
+def _nodes_of(step: str, region: Region, outputs: Mapping[str, str], written: Sequence[GraphNode]) -> tuple[str, ...]:
+    """Names of the nodes that do a plan's step: what they write is named after the step, or is an output of it."""
+    names = [f"egraph_opt/{region.index}/{step}", *([outputs[step]] if step in outputs else [])]
+    pattern = re.compile("|".join(f"{re.escape(name)}(_[0-9]+)?(/.*)?" for name in names))
+    return tuple(node.name for node in written if any(pattern.fullmatch(tensor) for tensor in node.outputs))

@@ -1,0 +1,203 @@
+"""From regions to searches: saturate every region, read what it could be computed by, and distrust foreign rules."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING
+
+from egraph_opt.candidates import OUT_OF_TIME
+from egraph_opt.egraph.saturate import Budget
+from egraph_opt.errors import EgraphOptError, one_line
+from egraph_opt.extract.alternatives import Extraction
+from egraph_opt.extract.roofline import Device
+from egraph_opt.extract.search import Search
+from egraph_opt.runtime.progress import Progress, ProgressCallback
+from egraph_opt.runtime.report import PackUse, RevertedRegion, Saturation, SaturationRound
+from egraph_opt.saturation import Saturator
+from egraph_opt.saturation_worker import Saturated
+
+if TYPE_CHECKING:
+    from egraph_opt.candidates import Prover
+    from egraph_opt.egraph.snapshot import Snapshot
+    from egraph_opt.frontends.regions import Region
+    from egraph_opt.packs import Selection
+
+# Seconds that saturating all regions may take, and that a single region may.
+SATURATION_SECONDS, REGION_SECONDS = 120.0, 60.0
+
+# Where no firing of a rule is found to be wrong, so many rules are left out in turn.
+RULES_TRIED = 8
+
+Phase = Callable[[str], AbstractContextManager[None]]
+# Chooses and measures the plans of some searches.
+Measure = Callable[[Sequence[Search]], None]
+
+
+@dataclass
+class Explorer:
+    """The searches of all ``regions`` by their index. The names of all steps will begin with ``prefix`` and a number.
+
+    ``phase`` keeps the time of what happens inside it; regions that cannot be explored are ``reverted``. Plans call
+    none of the library operators that are ``unavailable``.
+    """
+
+    regions: Sequence[Region]
+    saturator: Saturator
+    prefix: str
+    phase: Phase
+    progress: ProgressCallback
+    reverted: list[RevertedRegion]
+    deadline: float = inf
+    unavailable: frozenset[str] = frozenset()
+    searches: dict[int, Search] = field(default_factory=dict)
+    found: dict[int, Saturated] = field(default_factory=dict)
+
+    @property
+    def snapshots(self) -> Mapping[int, Snapshot]:
+        """The saturated e-graphs by the index of their region."""
+        return {index: found.snapshot for index, found in self.found.items()}
+
+    @property
+    def saturations(self) -> tuple[Saturation, ...]:
+        """How the e-graphs came about, for the report."""
+        return tuple(_record(index, self.found[index]) for index in sorted(self.found))
+
+    @property
+    def uses(self) -> tuple[PackUse, ...]:
+        """What the packs that are in use contributed, for the report."""
+        selection = self.saturator.selection
+        fired = {rule for found in self.found.values() for rule, count in found.saturation.matches.items() if count}
+        return tuple(
+            PackUse(
+                pack.name,
+                len(pack.rules),
+                sum(rule.name in fired for rule in pack.rules),
+                tuple(rule.name for rule in pack.rules if rule.name not in selection.foreign),
+                pack.reference,
+            )
+            for pack in selection.packs
+        )
+
+    def explore(self, regions: Iterable[Region] | None = None) -> None:
+        """Saturate regions, all of them unless told which, until the time for it is used up."""
+        chosen = list(self.regions if regions is None else regions)
+        until = min(time.monotonic() + SATURATION_SECONDS, self.deadline)
+        for number, region in enumerate(chosen):
+            left = until - time.monotonic()
+            if left <= 0:
+                self.revert(region, OUT_OF_TIME)
+                continue
+            self.progress(Progress("saturate", f"region {region.index}", number, len(chosen)))
+            # No region takes the time of all that follow.
+            budget = Budget(seconds=min(REGION_SECONDS, left, 4 * left / (len(chosen) - number)))
+            with self._or_revert(region):
+                self._explore(region, budget, until)
+
+    def _explore(self, region: Region, budget: Budget, until: float) -> None:
+        while True:
+            with self.phase("saturate"):
+                found = self.saturator.saturate(region.program, budget, until)
+            with self.phase("extract"):
+                try:
+                    problem = Extraction(found.snapshot, Device(), self.unavailable).problem(region.program.outputs)
+                except Exception as error:
+                    suspects = self.saturator.suspects(found)
+                    if not suspects:
+                        raise
+                    for pack in suspects:
+                        self.saturator.drop(pack, f"no plan can be read from what its rules made: {error}")
+                    continue
+            self.found[region.index] = found
+            self.searches[region.index] = Search(problem, region.program, f"{self.prefix}{region.index}s")
+            return
+
+    def revert(self, region: Region, why: str) -> None:
+        """Leave a region as it is."""
+        self.reverted.append(RevertedRegion(str(region.index), one_line(why), len(region.nodes)))
+
+    @contextmanager
+    def _or_revert(self, region: Region) -> Iterator[None]:
+        """Whatever fails inside, the region's original nodes remain."""
+        try:
+            yield
+        except EgraphOptError as error:
+            self.revert(region, str(error))
+        except RecursionError:
+            self.revert(region, "its terms are nested too deeply")
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # egglog's panics are not Exceptions
+            self.revert(region, f"internal error: {type(error).__name__}: {error}")
+
+    def vet(self, prover: Prover, measure: Measure) -> None:
+        """Verify the plans of regions in which foreign rules fired; packs that lie are dropped and their regions
+        explored and ``measure``d again without them.
+        """
+        innocent: set[int] = set()
+        while True:
+            suspicious = [i for i in sorted(self.found) if i not in innocent and self.saturator.suspects(self.found[i])]
+            wrong = self._wrong(suspicious, prover)
+            if not wrong:
+                return
+            guilty: dict[str, str] = {}
+            for index in wrong:
+                guilty |= self.saturator.blame(self.found[index])
+            if not guilty:
+                index, reason = next(iter(wrong.items()))
+                guilty = self._tried_without(index, reason, prover, measure)
+                if not guilty:
+                    innocent.add(index)
+            touched = [i for i in sorted(self.found) if set(self.saturator.suspects(self.found[i])) & set(guilty)]
+            for pack, reason in guilty.items():
+                self.saturator.drop(pack, reason)
+            self._again(touched, measure)
+
+    def _wrong(self, indices: Iterable[int], prover: Prover) -> dict[int, str]:
+        """The regions of these whose plan is wrong or cannot be built, and why."""
+        plans = {i: item.plan for i in indices if (item := self.searches[i].outcome) is not None}
+        if not plans:
+            return {}
+        self.progress(Progress("verify", "plans of foreign rules"))
+        with self.phase("build and verify"):
+            _, reverted = prover.prove(plans)
+        return {int(entry.region): entry.reason for entry in reverted if entry.reason != OUT_OF_TIME}
+
+    def _tried_without(self, index: int, reason: str, prover: Prover, measure: Measure) -> dict[str, str]:
+        """The packs of a region whose plan is right once one of their rules, one of them or all of them are gone."""
+        before, selection = (self.found[index], self.searches[index]), self.saturator.selection
+        packs = self.saturator.suspects(self.found[index])
+        fired = [rule for rule in selection.foreign if self.found[index].saturation.matches.get(rule)]
+        trials: list[tuple[Selection, tuple[str, ...], str]] = []
+        for rule in fired if len(fired) <= RULES_TRIED else ():
+            trials.append((selection.switched_off(rule), (selection.foreign[rule],), f"without its rule {rule}"))
+        for some in dict.fromkeys([*((pack,) for pack in packs), packs]):
+            trials.append((selection.without(some), some, "without it"))
+        for tried, blamed, how in trials:
+            if time.monotonic() > prover.deadline:
+                break
+            self.saturator.selection = tried
+            self._again([index], measure)
+            right = index in self.searches and not self._wrong([index], prover)
+            self.saturator.selection = selection
+            self.found[index], self.searches[index] = before
+            if right:
+                return dict.fromkeys(blamed, f"a candidate was wrong ({reason}); {how} it is right")
+        return {}
+
+    def _again(self, indices: Sequence[int], measure: Measure) -> None:
+        for index in indices:
+            del self.found[index], self.searches[index]
+        self.explore(region for region in self.regions if region.index in indices)
+        new = [self.searches[index] for index in indices if index in self.searches]
+        if new:
+            measure(new)
+
+
+def _record(index: int, found: Saturated) -> Saturation:
+    done = found.saturation
+    rounds = tuple(SaturationRound(r.phase, r.enodes, r.seconds, r.before) for r in done.rounds)
+    return Saturation(str(index), rounds, done.stop, dict(done.matches), dict(sorted(done.made.items())))
