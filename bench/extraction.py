@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from bench.machine import current_commit, describe_machine
 from bench.models import names
 
 if TYPE_CHECKING:
-    from egraph_opt.extract.graph import Graph
+    from egraph_opt.extract.graph import Graph, Option
 
 DEFAULT_OUTPUT = Path(__file__).parent / "results" / "extraction.jsonl"
 # Ways of the generated graphs.
@@ -107,21 +108,47 @@ def graphs_of(name: str) -> Iterator[tuple[str, int, "Graph"]]:
 
 
 def generated(ways: int) -> "Graph":
-    """A graph like that of a model, with about this many ways."""
+    """A graph like that of a model, with about this many ways before the useless ones are dropped."""
     from egraph_opt.extract.graph import graph_of
-    from tests.extract.and_or import layers
 
     width = 8
-    options, roots = layers(ways // (12 * width), width, 0)
-    graph = graph_of({o: [_microseconds(way) for way in found] for o, found in options.items()}, roots)
+    graph = graph_of(*layers(max(1, ways // (12 * width)), width, 0, 1e-6))
     assert graph is not None
     return graph
 
 
-def _microseconds(way):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
+def layers(depth: int, width: int, seed: int, unit: float = 1.0) -> tuple[dict[int, list["Option"]], list[int]]:
+    """Options and outputs of a graph like that of a model, its costs in `unit`s.
 
-    return replace(way, cost=way.cost * 1e-6)
+    Each layer has operators in two layouts, a joint form of all of them, and readers that are fused or not.
+    """
+    from egraph_opt.extract.graph import Option
+
+    draw = random.Random(seed)
+    options: dict[int, list[Option]] = {}
+    before = [-1] * width
+    count = 0
+
+    def add(ways: list[tuple[float, tuple[int, ...]]]) -> int:
+        nonlocal count
+        options[count] = [Option(cost * unit, needs, f"{count}.{i}") for i, (cost, needs) in enumerate(ways)]
+        count += 1
+        return count - 1
+
+    for _ in range(depth):
+        joint = add([(draw.uniform(3, 6) * width, tuple(dict.fromkeys(before)))])
+        outputs = []
+        for position in range(width):
+            needs = tuple({before[position], before[draw.randrange(width)]})
+            plain = add([(draw.uniform(5, 12), needs), (draw.uniform(0.5, 2), (joint,))])
+            turned = add([(draw.uniform(5, 12), needs), (1.5, (plain,))])
+            options[plain].append(Option(1.5 * unit, (turned,), f"{plain} turned"))
+            reader = [(draw.uniform(1, 3), (plain,)), (draw.uniform(0.5, 2), (turned,)), (draw.uniform(2, 4), (joint,))]
+            reader += [(draw.uniform(6, 14), needs)]
+            reader += [(draw.uniform(2, 5), (turned, other)) for other in outputs[-2:]]
+            outputs.append(add(reader))
+        before = outputs
+    return options, before
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -265,8 +265,9 @@ class _Run:
             timer = measure if self.cost == "measured" else None
             with self.phase("profile"):
                 again = partial(search, wanted, profile, timer, possible=profiler.runnable, deadline=deadline)
-                again(rounds=MEASURING_ROUNDS)
-                if self.cost == "measured" and compiler is not None:
+                thorough = self.cost == "measured" and compiler is not None
+                again(rounds=MEASURING_ROUNDS, final=not thorough)
+                if thorough:
                     profiler.thorough = True
                     found = [outcome for s in wanted for outcome in (s.outcome, s.chained) if outcome is not None]
                     measure(kernel_steps([outcome.choice for outcome in found]))

@@ -127,9 +127,11 @@ class _Search:
         """Fill in ``best``, ``bound`` and how it ended."""
         try:
             self._root()
-        except EgraphOptError:  # out of pivots: the bound so far holds
+        except EgraphOptError:  # out of pivots or time: the bound so far holds
+            self._out_of_time()
             return
         self._branch()
+        self.bound = min(self.bound, self.unclear)
 
     def _root(self) -> None:
         stalled = rounds = 0
@@ -159,7 +161,7 @@ class _Search:
         while heap:
             bound, _, fixed = heap[0]
             if self._hopeless(bound):
-                self.bound = min(self.limit, self.unclear)
+                self.bound = self.limit
                 return
             self.bound = max(self.bound, bound)
             if self._done() or self._out_of_time():
@@ -173,6 +175,7 @@ class _Search:
             try:
                 solution = self._node()
             except EgraphOptError:
+                self._out_of_time()
                 return
             if solution is None:
                 continue
@@ -183,7 +186,7 @@ class _Search:
             for side in (1.0, 0.0) if value >= 0.5 else (0.0, 1.0):
                 count += 1
                 heapq.heappush(heap, (max(bound, solution.cost), count, (*fixed, (between, side))))
-        self.bound = min(self.limit, self.unclear)
+        self.bound = self.limit
 
     def _node(self) -> Solution | None:
         """The relaxation's solution with cuts; None where nothing better is there or it is a choice, then kept."""
@@ -204,7 +207,8 @@ class _Search:
                 return None if whole else solution
 
     def _solve(self) -> Solution | None:
-        return self.relaxation.solve(self.pivots - self.relaxation.pivots)
+        left = self.deadline - time.process_time()
+        return self.relaxation.solve(self.pivots - self.relaxation.pivots, max(0.1, left))
 
     def _done(self) -> bool:
         return self.bound >= self.limit * (1 - self.gap)

@@ -120,12 +120,16 @@ class Relaxation:
         for column in columns:
             self._solver.changeColBounds(column, 0.0, 1.0)
 
-    def solve(self, pivots: int) -> Solution | None:
-        """The optimum, None when there is no solution. Raises EgraphOptError where more than ``pivots`` are needed."""
+    def solve(self, pivots: int, seconds: float) -> Solution | None:
+        """The optimum, None when there is no solution.
+
+        Raises EgraphOptError where more than ``pivots`` or ``seconds`` are needed.
+        """
         import highspy
 
         solver = self._solver
         solver.setOptionValue("simplex_iteration_limit", max(1, pivots))
+        solver.setOptionValue("time_limit", solver.getRunTime() + seconds)
         solver.run()
         information = solver.getInfo()
         self.pivots += max(0, information.simplex_iteration_count)

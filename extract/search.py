@@ -21,10 +21,11 @@ from egraph_opt.ir.terms import Call, Compute, Reshape
 
 # The search ends when nothing unmeasured can promise more than this share of the best measured plan.
 GAP = 0.03
-# Pivots and seconds of an exact choice while searching, with the share of the cost it may miss, and of the last one,
-# whose bound is reported.
-SEARCH_PIVOTS, SEARCH_SECONDS, SEARCH_GAP = 2_000, 5.0, 0.01
-PIVOTS, SECONDS = 10_000, 15.0
+# Pivots of an exact choice while searching, with the share of the cost it may miss, and of the last one, whose bound is
+# reported. They take seconds where nothing is proven before; the limit in seconds is for safety only, since what it
+# cuts short depends on the machine.
+SEARCH_PIVOTS, SEARCH_GAP = 1_000, 0.01
+PIVOTS, SECONDS = 4_000, 60.0
 # Rounds of exact choices.
 EXACT_ROUNDS = 2
 # onnxruntime keeps a blocked layout between neighbouring Convs, so a chain of them takes less time than the sum of its
@@ -104,13 +105,14 @@ def search(
     possible: Callable[[Alternative], bool] = lambda _: True,
     rounds: int,
     deadline: float,
+    final: bool = True,
 ) -> None:
     """Fill in the outcomes of every search, or why it has none.
 
     ``measure`` times steps given as (signature, step) and puts them into the profile; without it the choice rests on
     what the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed,
     the best plan of measured steps counts, or the best expected one where no plan is measured as a whole. ``possible``
-    tells whether an alternative can be run at all.
+    tells whether an alternative can be run at all. Outcomes that are not ``final`` are chosen with less effort.
     """
     for conv in (1.0, CHAINED_CONV):
         for exactly in (False, True) if conv == 1.0 else (False,):
@@ -122,7 +124,7 @@ def search(
                     break
                 measure(sorted(wanted.items()))
     for item in searches:
-        _conclude(item, profile, possible, certain=measure is not None)
+        _conclude(item, profile, possible, certain=measure is not None, pivots=PIVOTS if final else SEARCH_PIVOTS)
 
 
 def _wanted(
@@ -133,9 +135,7 @@ def _wanted(
     costs = Costs(profile, possible, conv=conv)
     if exactly:
         starts = [known] if known is not None else []
-        choice = choose_exactly(
-            problem, costs, starts=starts, gap=SEARCH_GAP, pivots=SEARCH_PIVOTS, seconds=SEARCH_SECONDS
-        )
+        choice = choose_exactly(problem, costs, starts=starts, gap=SEARCH_GAP, pivots=SEARCH_PIVOTS, seconds=SECONDS)
     else:
         choice = choose(problem, costs)
     if choice is None or (known is not None and choice.cost >= known.cost * (1 - GAP)):
@@ -143,12 +143,14 @@ def _wanted(
     return _unmeasured(problem, choice, profile, possible)
 
 
-def _conclude(item: Search, profile: Profile, possible: Callable[[Alternative], bool], *, certain: bool) -> None:
+def _conclude(
+    item: Search, profile: Profile, possible: Callable[[Alternative], bool], *, certain: bool, pivots: int
+) -> None:
     item.outcome = item.chained = None
     item.failure = ""
     try:
-        chosen = _exact(item.problem, Costs(profile, possible, certain=True), []) if certain else None
-        promised = _exact(item.problem, Costs(profile, possible), [chosen] if chosen is not None else [])
+        chosen = _exact(item.problem, Costs(profile, possible, certain=True), [], pivots) if certain else None
+        promised = _exact(item.problem, Costs(profile, possible), [chosen] if chosen is not None else [], pivots)
         if chosen is None:  # for want of time, too: the whole model will be timed all the same
             certain, chosen = False, promised
         elif promised is not None and not _missing(promised, profile):
@@ -158,15 +160,15 @@ def _conclude(item: Search, profile: Profile, possible: Callable[[Alternative], 
             return
         item.outcome = _outcome(item, chosen, profile, item.prefix, promised.bound)
         if any(_is_conv(a) for found in item.problem.alternatives.values() for a in found):
-            chained = _exact(item.problem, Costs(profile, possible, certain, CHAINED_CONV), [chosen])
+            chained = _exact(item.problem, Costs(profile, possible, certain, CHAINED_CONV), [chosen], pivots)
             if chained is not None and [a for _, a in chained.steps] != [a for _, a in chosen.steps]:
                 item.chained = _outcome(item, chained, profile, f"{item.prefix}c", 0.0)
     except (EgraphOptError, MemoryError) as error:
         item.failure = str(error) or "out of memory"
 
 
-def _exact(problem: Problem, costs: Costs, starts: Sequence[Choice]) -> Choice | None:
-    return choose_exactly(problem, costs, starts=starts, pivots=PIVOTS, seconds=SECONDS)
+def _exact(problem: Problem, costs: Costs, starts: Sequence[Choice], pivots: int) -> Choice | None:
+    return choose_exactly(problem, costs, starts=starts, pivots=pivots, seconds=SECONDS)
 
 
 def _outcome(item: Search, choice: Choice, profile: Profile, prefix: str, bound: float) -> Outcome:

@@ -124,9 +124,15 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_whole_run_opens_no_connection(save_model: Callable[..., Path], home: Path) -> None:
+    temporary = home / "tmp"
+    temporary.mkdir()
     words = [sys.executable, "-c", OFFLINE, "optimize", str(save_model()), "-q", "--cost", "static"]
-    done = subprocess.run(words, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(words, env=environment | {"TMPDIR": str(temporary)}, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
+    # onnxruntime's telemetry would leave the number of its session, and a database of events in the cache.
+    assert list(temporary.iterdir()) == []
+    assert [path.name for path in (home / ".cache").iterdir()] == ["egraph-opt"]
 
 
 # ---- kernel libraries ----------------------------------------------------------------------------

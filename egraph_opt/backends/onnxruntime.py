@@ -1,5 +1,6 @@
 """Sessions of onnxruntime: the operator library, the judge of original models, and the runtime of optimized ones."""
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,10 +208,14 @@ def reason(error: BaseException) -> str:
 
 
 def _onnxruntime() -> Any:
+    # Official builds send events to their maker unless this is set before they are loaded.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime
     except ImportError as error:
         raise BackendMissing(f"onnxruntime is not installed: {one_line(str(error))}") from error
+    # In case somebody else loaded it before.
+    onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 

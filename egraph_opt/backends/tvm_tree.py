@@ -176,8 +176,11 @@ def never(conditions: Iterable[Condition], extents: Extents) -> bool:
 
 
 def call(function: str, arguments: tuple[Node, ...]) -> Node:
-    """A Call; constant arguments are folded. The zero that is outside a tensor is the unit of add and annihilates mul; a
-    zero of the model's own does neither: infinity times zero is no number, and -0 + 0 is 0."""
+    """A Call; constant arguments are folded.
+
+    The zero that is outside a tensor is the unit of add and annihilates mul; a zero of the model's own does neither:
+    infinity times zero is no number, and -0 + 0 is 0.
+    """
     constants = [argument.value for argument in arguments if isinstance(argument, Constant)]
     if len(constants) == len(arguments):
         with np.errstate(all="ignore"):

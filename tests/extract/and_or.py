@@ -73,35 +73,6 @@ def residual(length: int) -> tuple[Options, list[int]]:
     return options, [2 * length]
 
 
-def layers(depth: int, width: int, seed: int) -> tuple[Options, list[int]]:
-    """A large graph like that of a model: per layer, operators in several layouts, joint forms and fused readers."""
-    draw = random.Random(seed)
-    options: Options = {}
-    before = [-1] * width
-    count = 0
-
-    def add(ways: list[tuple[float, tuple[int, ...]]]) -> int:
-        nonlocal count
-        options[count] = [Option(cost, needs, f"{count}.{i}") for i, (cost, needs) in enumerate(ways)]
-        count += 1
-        return count - 1
-
-    for _ in range(depth):
-        joint = add([(draw.uniform(3, 6) * width, tuple(dict.fromkeys(before)))])
-        outputs = []
-        for position in range(width):
-            needs = tuple({before[position], before[draw.randrange(width)]})
-            plain = add([(draw.uniform(5, 12), needs), (draw.uniform(0.5, 2), (joint,))])
-            turned = add([(draw.uniform(5, 12), needs), (1.5, (plain,))])
-            options[plain].append(Option(1.5, (turned,), f"{plain} turned"))
-            reader = [(draw.uniform(1, 3), (plain,)), (draw.uniform(0.5, 2), (turned,)), (draw.uniform(2, 4), (joint,))]
-            reader += [(draw.uniform(6, 14), needs)]
-            reader += [(draw.uniform(2, 5), (turned, other)) for other in outputs[-2:]]
-            outputs.append(add(reader))
-        before = outputs
-    return options, before
-
-
 def cheapest(graph: Graph, taking: int | None = None) -> float:
     """The cost of the cheapest choice, by trying all that are not dearer than the best so far.
 

@@ -93,6 +93,9 @@ def _compared(
         return "ok 0, unstable", wrong
     if _is_extreme(path):
         return "ok 0, overflows", wrong
+    # Known, see tests/pipeline/test_float_traps.py: of windows with NaN it takes the largest number.
+    if "NaN" in wrong and any(found.op_type == "MaxPool" for found in onnx.load(path).graph.node):
+        return "ok 0, NaN in MaxPool", wrong
     return "mismatch", wrong
 
 

@@ -21,7 +21,7 @@ from tests.hostile.driver import MEMORY, SECONDS, files
 TOGETHER = [case for case in CASES if not case.alone]
 GROUPS = 4
 # What onnxruntime and Python open for themselves.
-SYSTEM = ("/proc/", "/sys/", "/dev/null", "/dev/urandom", "/etc/localtime", "/etc/ld.so")
+SYSTEM = ("/proc", "/sys/", "/dev/null", "/dev/urandom", "/etc/localtime", "/etc/ld.so")
 
 
 def seen(cases: Sequence[Case], folder: Path) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,6 +32,8 @@ WORDS = [
     "1",
 ]
 
+DELAYS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.5)
+
 
 def started(folder: Path, *words: str) -> subprocess.Popen[bytes]:
     environment = os.environ | {
@@ -57,23 +60,42 @@ def test_killing_leaves_the_old_files_or_the_new_ones(tmp_path: Path) -> None:
     onnx.load_from_string(new["o.onnx"])
     old = {"o.onnx": b"an old model", "o.kernels.so": b"an old library"}
     states = []
-    # Most of a run is spent in memory; the last moments, in which files are written, are hit more often.
-    for share in np.concatenate([np.linspace(0.1, 0.9, 4), np.linspace(0.9, 1.02, 8)]):
+    # Three times while it computes, then at moments after it has begun to write.
+    for wait, written in [*((share * duration, False) for share in (0.2, 0.5, 0.7)), *((d, True) for d in DELAYS)]:
         for name, content in old.items():
             (tmp_path / name).write_bytes(content)
+        for path in (*tmp_path.glob(".*.onnx"), *tmp_path.glob(".*.so")):
+            path.unlink()
         run = started(tmp_path)
-        time.sleep(share * duration)
-        os.killpg(run.pid, signal.SIGKILL)
+        if written:
+            before = signature(tmp_path)
+            while signature(tmp_path) == before and run.poll() is None:
+                time.sleep(0.0005)
+        time.sleep(wait)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
         run.wait()
         time.sleep(0.1)  # the worker dies with its parent, not before
         found = outputs(tmp_path)
         assert found.keys() == old.keys()
         for name, content in found.items():
-            assert content in (old[name], new[name]), f"{name} is neither the old nor the new one after {share:.2f}"
+            assert content in (old[name], new[name]), f"{name} is neither the old nor the new one after {wait}"
         # The model is renamed last: a new model never stands beside an old library.
         assert not (found["o.onnx"] == new["o.onnx"] and found["o.kernels.so"] == old["o.kernels.so"])
         states.append(found["o.onnx"] == new["o.onnx"])
     assert not states[0]
+    assert states[-1]
+
+
+def signature(folder: Path) -> list[tuple[str, int, int]]:
+    """Changes as soon as anything is written."""
+    found = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith((".onnx", ".so")):
+                status = entry.stat()
+                found.append((entry.name, status.st_size, status.st_mtime_ns))
+    return sorted(found)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
