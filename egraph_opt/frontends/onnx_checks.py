@@ -23,7 +23,7 @@ _EQUATION = re.compile(_TERM + rb"(," + _TERM + rb")*(->" + _TERM + rb")?")
 
 
 def check_structure(model: ModelProto) -> None:
-    """Raises InputRejected for what no reader would survive: texts that are no text, bad initializers, endless calls."""
+    """Raises InputRejected for what no reader survives: texts that are no text, bad initializers, endless calls."""
     _check_text("the model", [model.producer_name, model.producer_version, model.domain, model.doc_string])
     _check_text("an opset import", [entry.domain for entry in model.opset_import])
     for function in model.functions:

@@ -171,3 +171,16 @@ def test_texts_do_not_depend_on_names() -> None:
         alternatives: list[Alternative] = [a for found in problem_of(program).alternatives.values() for a in found]
         found.append(sorted(a.text for a in alternatives))
     assert found[0] == found[1]
+
+
+def test_an_output_can_be_a_weight_itself() -> None:
+    """The plan of such an output has no step, and still holds the weight."""
+    x, w = Source("x", (2, 3)), Source("w", (2, 3), True)
+    definitions = (("y", Apply("relu", (Read(x),))), ("z", Read(w)))
+    program = Program((x,), definitions, ("y", "z"), {"w": normal(2, 3)})
+    problem = problem_of(program)
+    choice = choose(problem, lambda alternative: alternative.estimate)
+    assert choice is not None
+    plan = build_plan(problem, choice, program, prefix="s")
+    assert plan.outputs["z"] in plan.constants
+    check(program, plan)
