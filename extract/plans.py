@@ -60,9 +60,9 @@ class _Builder:
             steps.append(Step(self.names[owner], buffer, shape if shape != buffer.extents else None))
         outputs = {name: self._name(owner) for name, owner in self.problem.roots.items()}
         for owner in self.problem.roots.values():
-            source = self.problem.given.get(self.alias.get(owner, owner))
-            if source is not None and source.constant:  # an output that is a weight of the model
-                self.constants[source.name] = np.asarray(self.program.constants[source.name])
+            weight = self.problem.given.get(self.alias.get(owner, owner))
+            if weight is not None and weight.constant:  # an output that is a weight of the model
+                self.constants[weight.name] = np.asarray(self.program.constants[weight.name])
         used = {source.name for step in steps for source in step.arguments} | set(outputs.values())
         constants = {name: value for name, value in self.constants.items() if name in used}
         return Plan(self.program.inputs, tuple(steps), outputs, constants)
