@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import json
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +39,18 @@ _ALLOWED: Mapping[str, tuple[str, ...]] = {
     "default": ("bitwise", "reassociates"),
     "real": ("bitwise", "reassociates", "real_only"),
 }
+# Seconds that the import of a pack may take.
+IMPORT_SECONDS = 20.0
+_TRIAL = """
+import json, sys
+sys.path[:], reference = json.loads(sys.argv[1])
+from egraph_opt import errors, packs
+try:
+    packs.load(reference, tried=True)
+except errors.UsageError:
+    pass
+print("imported", end="")
+"""
 # Names of the e-graph's own rulesets.
 _RESERVED = ("extents", "constant")
 
@@ -67,14 +81,15 @@ def available() -> dict[str, str]:
     return {point.name: _distribution(point) for point in sorted(_entry_points(), key=lambda point: point.name)}
 
 
-def load(reference: str) -> Pack:
+def load(reference: str, *, tried: bool = False) -> Pack:
     """A pack by the name of its entry point or of a built-in group, or by the path of a file ``FILE.py``.
 
     Of a file every Pack, RuleGroup and Rule at module level is taken. Raises UsageError for an unknown name, a missing
-    file, and a pack that raises when it is imported or is none.
+    file, and a pack that raises, hangs or ends the process when it is imported, or is none: it is imported in a
+    process of its own first, unless it was ``tried`` before.
     """
     if reference.endswith(".py") or "/" in reference:
-        return _from_file(Path(reference))
+        return _from_file(Path(reference), tried)
     for group in GROUPS:
         if group.name == reference:
             return Pack(reference, (group,), documentation=group.documentation, reference=reference)
@@ -88,6 +103,8 @@ def load(reference: str) -> Pack:
     if len({point.value for point in points}) > 1:
         homes = " and ".join(map(_distribution, points))
         raise UsageError(f"two installed rule packs are named {reference!r}: of {homes}; uninstall one")
+    if not tried:
+        _try(reference)
     try:
         found = points[0].load()
         pack = found() if callable(found) and not isinstance(found, RuleGroup) else found
@@ -103,13 +120,31 @@ def load(reference: str) -> Pack:
 _files: dict[tuple[Path, str], Pack] = {}
 
 
-def _from_file(path: Path) -> Pack:
+def _try(reference: str) -> None:
+    """Import a pack where it can do no harm; what it raises it will raise here, too."""
+    settings = json.dumps([[str(Path(place).absolute()) for place in sys.path], reference])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _TRIAL, settings], capture_output=True, timeout=IMPORT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(
+            f"rule pack {reference!r} was not imported within {IMPORT_SECONDS:g} seconds; what takes long belongs into"
+            " functions"
+        ) from None
+    if not done.stdout.endswith(b"imported"):
+        raise UsageError(f"rule pack {reference!r} ends the process when it is imported (status {done.returncode})")
+
+
+def _from_file(path: Path, tried: bool) -> Pack:
     try:
         path = path.resolve()
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:
         raise UsageError(f"rule pack {path}: {error.strerror or error}") from error
     if (path, digest) not in _files:
+        if not tried:
+            _try(str(path))
         module = _executed(path, digest)
         _files[path, digest] = _checked(_gathered(module, path.stem), str(path), str(path), digest)
     return _files[path, digest]
@@ -142,7 +177,9 @@ def _gathered(module: ModuleType, name: str) -> Pack:
     groups = [v for v in values if isinstance(v, RuleGroup) and v not in packed and v not in GROUPS]
     grouped = {rule.name for group in (*packed, *groups) for rule in group.rules}
     loose = [v for v in values if isinstance(v, Rule) and v.name not in grouped]
-    loose += [rule for v in values if isinstance(v, tuple) for rule in v if isinstance(rule, Rule)]
+    listed = [rule for v in values if isinstance(v, tuple | list) for rule in v if isinstance(rule, Rule)]
+    known = grouped | {rule.name for rule in loose}
+    loose += [rule for rule in dict.fromkeys(listed) if rule.name not in known]
     if loose:
         title = f"{_identifier(name)}-rules"
         groups.append(RuleGroup(title, tuple(replace(rule, group=title) for rule in loose)))

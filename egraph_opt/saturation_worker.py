@@ -312,7 +312,7 @@ def _received(packs: list[tuple[Any, ...]], off: frozenset[str], named: frozense
         if kind == "code":
             pack = pickle.loads(content)
         else:
-            pack = load(content)
+            pack = load(content, tried=True)
             if pack.identity != identity:
                 raise EgraphOptError(f"rule pack {content} changed while it was in use")
         found.append(pack)

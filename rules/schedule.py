@@ -40,7 +40,7 @@ def schedule(packs: Sequence[RuleGroup] = ()) -> tuple[Phase, ...]:
         Phase(normalization, 1),
         Phase(contraction_forms, 1),
         Phase(association, 4),
-        Phase(sums, 4),
+        Phase(sums, 64),
         Phase(phases, 8),
         Phase(siblings, 1),
         Phase(windows, 3),

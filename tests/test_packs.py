@@ -281,3 +281,24 @@ def test_two_files(tmp_path: Path) -> None:
     assert [pack.name for pack in selection.packs] == ["honest", "second"]
     assert set(selection.foreign) == {"honest-rule"}
     assert pickle.loads(pickle.dumps(selection.text)) == selection.text
+
+
+@pytest.mark.parametrize("body", ["import os\nos._exit(0)", "raise KeyboardInterrupt", "import time\ntime.sleep(60)"])
+def test_a_pack_that_ends_or_hangs_at_import_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr(packs, "IMPORT_SECONDS", 5.0)
+    path = tmp_path / "harmful.py"
+    path.write_text(body)
+    with pytest.raises(UsageError, match=r"rule pack .*harmful\.py.* (ends the process|was not imported)"):
+        packs.load(str(path))
+
+
+def test_rules_of_a_group_that_are_listed_again_are_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "aliased.py"
+    path.write_text(
+        "from egraph_opt import TensorVar, IntVar, becomes, rule_group\n"
+        "@rule_group\ndef own(x: TensorVar, k: IntVar):\n    yield becomes('same-sum', x.sum(k), x.sum(k))\n"
+        "rules = own.rules\n"
+    )
+    assert [rule.name for group in packs.load(str(path)).groups for rule in group.rules] == ["same-sum"]

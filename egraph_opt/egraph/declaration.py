@@ -10,6 +10,7 @@ from egraph_opt.egraph.pattern import (
     CONSTRUCTORS,
     Constant,
     Each,
+    Fact,
     Field,
     Node,
     Pattern,
@@ -55,6 +56,11 @@ _ANNOTATION = {
 
 def check(rule: Rule) -> None:
     """Raise EgraphOptError, naming the rule, the variable and the fix, where a rule cannot be right."""
+    _check_conditions(rule)
+    found: Sequence[object] = rule.matched
+    for left in found:
+        if not isinstance(left, Node):
+            _refuse(rule.name, f"the left-hand side is {_shown(left)}, which matches everything; write a term")
     matched = rule.matched
     rights = [rule.right, *(right for _, right in rule.more)]
     for side in (*matched, *rights):
@@ -70,7 +76,8 @@ def check(rule: Rule) -> None:
     for left, right in ((rule.left, rule.right), *rule.more):
         if left.sort != right.sort:
             _refuse(rule.name, f"a {left.sort} becomes a {right.sort}; use .read() or .compute() to go between them")
-        _check_ranks(rule.name, left, right)
+        if not rule.given:  # conditions may make ranks agree
+            _check_ranks(rule.name, left, right)
 
 
 def check_term(name: str, term: object) -> None:
@@ -94,6 +101,29 @@ def check_both_ways(name: str, left: Pattern, right: Pattern) -> None:
 
 def _refuse(name: str, problem: str) -> NoReturn:
     raise EgraphOptError(f"rule {name!r}: {problem}")
+
+
+def _check_conditions(rule: Rule) -> None:
+    given: Sequence[object] = rule.given
+    for condition in given:
+        if not isinstance(condition, Each | Fact):
+            name = getattr(condition, "__name__", repr(condition))
+            _refuse(rule.name, f"given has {name}, which is no condition; write holds({name}, …) or constant(…)")
+        if isinstance(condition, Fact) and condition.variable.sort not in ("Tensor", "Buffer"):
+            _refuse(rule.name, f"constant({condition.variable.name}) asks about a tensor or buffer; this is none")
+    kinds: dict[tuple[Each, int], str] = {}
+    for side in (rule.right, *(right for _, right in rule.more)):
+        for part in parts(side):
+            if isinstance(part, Field) and kinds.setdefault((part.call, part.index), part.kind) != part.kind:
+                _refuse(rule.name, f"{_shown(part)} is used both as .{kinds[part.call, part.index]} and .{part.kind}")
+    for each in rule.calls:
+        for argument in each.arguments:
+            if isinstance(argument, Variable) and argument.kind is None:
+                _refuse(
+                    rule.name,
+                    f"{argument.name!r} is passed to a Python function, which cannot see tensors; pass"
+                    f" {argument.name}.extents",
+                )
 
 
 def _check_bound(rule: Rule, matched: Sequence[Pattern]) -> None:
@@ -224,7 +254,9 @@ def _number(count: Pattern) -> _Rank:
         case Constant(_, value):
             return Counter({"": int(value)})
         case Node(_, "+", (one, other)):
-            return _number(one) + _number(other)
+            total = _number(one)
+            total.update(_number(other))
+            return total
         case Variable(_, name):
             return Counter({f"number {name}": 1})
     return Counter({f"computed {count!r}": 1})

@@ -25,7 +25,7 @@ def growth_table(
         rows.append((str(number), phase, f"{after:,}", new, f"{seconds:.3f}"))
     lines = _aligned(rows, left=(1,))
     total = rounds[-1][2] if rounds else 0
-    end = "nothing new appears" if stop == "saturated" else f"stopped by the limit of {stop}"
+    end = "every phase ran to its end" if stop == "saturated" else f"stopped by the limit of {stop}"
     lines.append(f"{total:,} e-nodes in {sum(row[3] for row in rounds):.2f} s; {end}")
     busiest = sorted({*matches, *made}, key=lambda name: (-made.get(name, 0), -matches.get(name, 0), name))
     shown = [name for name in busiest if matches.get(name, 0) or made.get(name, 0)]

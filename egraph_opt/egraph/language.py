@@ -163,6 +163,8 @@ class Rule:
     origin: str = "built-in"
 
     def __post_init__(self) -> None:
+        if not self.name or not self.name.isprintable() or set(self.name) & set(", "):
+            raise EgraphOptError(f"rule {self.name!r}: a name has no spaces or commas and is not empty")
         if not isinstance(self.exactness, Approximate) and self.exactness not in EXACTNESSES:
             known = ", ".join(map(repr, EXACTNESSES))
             raise EgraphOptError(
@@ -203,6 +205,12 @@ class Rule:
         return sorted((part for part in found if isinstance(part, Field)), key=lambda part: part.index)
 
 
+def _conditions(name: str, given: Sequence[Condition]) -> tuple[Condition, ...]:
+    if not isinstance(given, list | tuple):
+        raise EgraphOptError(f"rule {name!r}: given is a list of conditions: given=[holds(…), constant(…)]")
+    return tuple(given)
+
+
 def becomes(
     name: str,
     left: Node,
@@ -213,7 +221,7 @@ def becomes(
     original: bool = False,
 ) -> Rule:
     """An equation used from left to right: whatever matches ``left`` becomes equal to ``right``."""
-    return Rule(name, left, right, exactness, tuple(given), original)
+    return Rule(name, left, right, exactness, _conditions(name, given), original)
 
 
 def equal(
@@ -234,7 +242,7 @@ def cancels(
     name: str, left: Node, beside: Node, united: tuple[Variable, Variable], *, given: Sequence[Condition] = ()
 ) -> Rule:
     """Wherever the two terms are equal, so are the two variables."""
-    return Rule(name, left, left, given=tuple(given), beside=beside, united=united)
+    return Rule(name, left, left, given=_conditions(name, given), beside=beside, united=united)
 
 
 def jointly(
@@ -250,7 +258,7 @@ def jointly(
     if len(pairs) < 2:
         raise EgraphOptError(f"rule {name!r}: jointly() takes at least two pairs; for one equation use becomes()")
     (left, right), *more = pairs
-    return Rule(name, left, right, exactness, tuple(given), more=tuple(more))
+    return Rule(name, left, right, exactness, _conditions(name, given), more=tuple(more))
 
 
 def together(
@@ -269,7 +277,7 @@ def together(
     a match's position to the term it equals. It is called once a run for every group of at least two.
     """
     shared = (sharing,) if isinstance(sharing, Variable) else tuple(sharing)
-    return Rule(name, member, member, exactness, tuple(given), original, combine=combine, sharing=shared)
+    return Rule(name, member, member, exactness, _conditions(name, given), original, combine=combine, sharing=shared)
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,10 @@ class Pattern:
     def __mul__(self, other: Pattern) -> Node:
         return Node("Tensor", "Mul", (self, other))
 
-    def __add__(self, other: Pattern) -> Node:
-        return Node("i64", "+", (self, other)) if self.sort == "i64" else Node("Tensor", "Add", (self, other))
+    def __add__(self, other: Pattern | int) -> Node:
+        if self.sort == "i64":
+            return Node("i64", "+", (self, integer(other)))
+        return Node("Tensor", "Add", (self, other))  # type: ignore[arg-type]  # checked where a rule is declared
 
     def compute(self) -> Node:
         """The buffer a generated kernel fills with this tensor."""

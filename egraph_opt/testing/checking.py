@@ -35,6 +35,8 @@ _BATCH = 16
 _FIRING = 5
 # Where a rule fired on fewer programs than this, more are grown, this many times at most.
 _ENOUGH = 10
+# Programs times values that a rule is tried on at least, where it fires at all.
+_VALUES = 30
 _ROUNDS = 3
 # Hypothesis draws some programs again and again; it is asked so often for as many different ones as are wanted.
 _DRAWS = 3
@@ -86,6 +88,7 @@ def check_rule(
         search.draw(grown, examples, f"grown {turn}")
         if search.fired >= _ENOUGH or (before and search.fired == before):
             break
+    search.more_values(min(examples, _VALUES))
     return RuleReport(
         rule.name,
         rule.group,
@@ -278,6 +281,7 @@ class _Search:
     stop: Stop = "done"
     ranks: set[str] = field(default_factory=set)
     seen: set[Any] = field(default_factory=set)
+    firing: list[Program] = field(default_factory=list)
 
     @property
     def is_over(self) -> bool:
@@ -300,10 +304,22 @@ class _Search:
         if self.counterexample is None:
             self.examples += 1
             self.fired += trial.matches > 0
+            if trial.matches:
+                self.firing.append(program)
             self.matches += trial.matches
             self.checked += trial.checked
             self.ranks |= {trial.evidence} - {""}
         return trial.failure
+
+    def more_values(self, enough: int) -> None:
+        """Where few different programs fire, other values of their sources instead."""
+        firing = list(self.firing)
+        for turn in range(1, 1 + (enough - len(firing)) // max(1, len(firing))):
+            for program in firing:
+                if self.counterexample is None and not self.is_over:
+                    trial = attempt(self.rule, program, seed=self.seed + turn, simplify=self.simplify)
+                    self.checked += trial.checked
+                    self.counterexample = trial.failure
 
     def draw(self, strategy: st.SearchStrategy[Program], number: int, what: str) -> None:
         """Try ``number`` different programs of a strategy."""

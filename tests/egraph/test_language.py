@@ -78,6 +78,23 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "an unknown exactness": (lambda: becomes("r", x, x, exactness="roughly"), "unknown exactness"),  # type: ignore[arg-type]
     "a bound that is none": (lambda: approximate(2.0), "between 0 and 1"),
     "three arguments": (lambda: becomes("r", apply(f, x, y, z), x), "one or two arguments"),
+    "a plain function as a condition": (
+        lambda: becomes("r", x.sum(k), x.sum(k), given=[bool]),  # type: ignore[list-item]
+        "given has bool, which is no condition; write holds(bool, …)",
+    ),
+    "a condition without a list": (
+        lambda: becomes("r", x.sum(k), x.sum(k), given=holds(bool, k)),  # type: ignore[arg-type]
+        "given is a list of conditions",
+    ),
+    "a tensor passed to a function": (
+        lambda: becomes("r", x.sum(k), x.sum(k), given=[holds(bool, x)]),
+        "'x' is passed to a Python function, which cannot see tensors; pass x.extents",
+    ),
+    "a map that is constant": (
+        lambda: becomes("r", x.view(m), x, given=[constant(m)]),
+        "asks about a tensor or buffer",
+    ),
+    "a bare variable": (lambda: becomes("r", x, x.sum(0)), "which matches everything"),  # type: ignore[arg-type]
     "one pair": (lambda: jointly("r", (x.sum(k), x.sum(k))), "at least two pairs"),
 }
 
@@ -89,6 +106,11 @@ def test_a_rule_that_cannot_be_right_is_refused(name: str) -> None:
         declare()
     assert message in str(refused.value)
     assert name == "a bound that is none" or "rule 'r'" in str(refused.value)
+
+
+def test_a_sum_of_numbers_may_use_literals_and_conditions_may_make_ranks_agree() -> None:
+    becomes("fewer", x.sum(n), x.sum(n + -1).sum(1))
+    becomes("alike", x.sum(n) * x.sum(k), x.sum(n) * x.sum(n), given=[holds(int.__eq__, n, k)])
 
 
 def test_groups_refuse_repeated_names_and_unknown_annotations() -> None:

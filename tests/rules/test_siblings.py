@@ -334,3 +334,22 @@ def test_a_function_between_two_products_keeps_them_apart() -> None:
     inner = Apply("relu", (definitions.matrix_product(Read(sources[0]), Read(sources[1])),))
     _, matches = _saturated(_program({"y": definitions.matrix_product(inner, Read(sources[2]))}, sources))
     assert not _association(matches)
+
+
+def test_a_long_sum_of_products_of_one_input_is_one_product() -> None:
+    x = Source("x", (2, 3))
+    weights = [Source(f"w{i}", (3, 4), True) for i in range(9)]
+    total: Tensor | None = None
+    for w in weights:
+        product = definitions.matrix_product(Read(x), Read(w))
+        total = product if total is None else add(total, product)
+    assert total is not None
+    snapshot, _ = _saturated(_program({"y": total}, (x, *weights)))
+    assert _folds_to_one_call(snapshot, "MatMul") or _folds_to_one_call(snapshot, "Gemm")
+    inner = {
+        owner
+        for owner, nodes in snapshot.classes.items()
+        for node in nodes
+        if node.constructor == "Sum" and snapshot.extents[owner] == (2, 4)
+    }
+    assert snapshot.names["y"] in inner
