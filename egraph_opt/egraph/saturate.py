@@ -53,6 +53,9 @@ class Round:
 class Saturation:
     """How a saturation went: rounds, matches per rule over all of them, and why it stopped.
 
+    ``stop`` is "saturated" when every phase ran to its end – to its fixpoint, or for as many rounds as it is given –
+    and else names the limit that was hit.
+
     ``made`` are the e-nodes that every rule made out of others, as far as the e-graph records them (whole right-hand
     sides, and the sums and calls in them); it is known once the e-graph was read, see :attr:`Snapshot.made`.
     """
