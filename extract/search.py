@@ -119,23 +119,32 @@ def search(
             for _ in range(min(rounds, EXACT_ROUNDS if exactly else rounds) if measure is not None else 0):
                 wanted: dict[str, Step] = {}
                 for item in searches:
-                    wanted.update(_wanted(item.problem, profile, possible, conv, exactly=exactly))
+                    wanted.update(_wanted(item.problem, profile, possible, conv, exactly=exactly, deadline=deadline))
                 if not wanted or time.monotonic() > deadline or measure is None:
                     break
                 measure(sorted(wanted.items()))
     for item in searches:
-        _conclude(item, profile, possible, certain=measure is not None, pivots=PIVOTS if final else SEARCH_PIVOTS)
+        pivots = PIVOTS if final else SEARCH_PIVOTS
+        _conclude(item, profile, possible, certain=measure is not None, pivots=pivots, deadline=deadline)
 
 
 def _wanted(
-    problem: Problem, profile: Profile, possible: Callable[[Alternative], bool], conv: float, *, exactly: bool
+    problem: Problem,
+    profile: Profile,
+    possible: Callable[[Alternative], bool],
+    conv: float,
+    *,
+    exactly: bool,
+    deadline: float,
 ) -> dict[str, Step]:
     """What to measure: the steps of the cheapest plan, if it promises more than the best plan of measured steps."""
     known = choose(problem, Costs(profile, possible, certain=True, conv=conv))
     costs = Costs(profile, possible, conv=conv)
     if exactly:
         starts = [known] if known is not None else []
-        choice = choose_exactly(problem, costs, starts=starts, gap=SEARCH_GAP, pivots=SEARCH_PIVOTS, seconds=SECONDS)
+        choice = choose_exactly(
+            problem, costs, starts=starts, gap=SEARCH_GAP, pivots=SEARCH_PIVOTS, seconds=_seconds(deadline)
+        )
     else:
         choice = choose(problem, costs)
     if choice is None or (known is not None and choice.cost >= known.cost * (1 - GAP)):
@@ -144,13 +153,21 @@ def _wanted(
 
 
 def _conclude(
-    item: Search, profile: Profile, possible: Callable[[Alternative], bool], *, certain: bool, pivots: int
+    item: Search,
+    profile: Profile,
+    possible: Callable[[Alternative], bool],
+    *,
+    certain: bool,
+    pivots: int,
+    deadline: float,
 ) -> None:
     item.outcome = item.chained = None
     item.failure = ""
     try:
-        chosen = _exact(item.problem, Costs(profile, possible, certain=True), [], pivots) if certain else None
-        promised = _exact(item.problem, Costs(profile, possible), [chosen] if chosen is not None else [], pivots)
+        chosen = _exact(item.problem, Costs(profile, possible, certain=True), [], pivots, deadline) if certain else None
+        promised = _exact(
+            item.problem, Costs(profile, possible), [chosen] if chosen is not None else [], pivots, deadline
+        )
         if chosen is None:  # for want of time, too: the whole model will be timed all the same
             certain, chosen = False, promised
         elif promised is not None and not _missing(promised, profile):
@@ -160,15 +177,20 @@ def _conclude(
             return
         item.outcome = _outcome(item, chosen, profile, item.prefix, promised.bound)
         if any(_is_conv(a) for found in item.problem.alternatives.values() for a in found):
-            chained = _exact(item.problem, Costs(profile, possible, certain, CHAINED_CONV), [chosen], pivots)
+            chained = _exact(item.problem, Costs(profile, possible, certain, CHAINED_CONV), [chosen], pivots, deadline)
             if chained is not None and [a for _, a in chained.steps] != [a for _, a in chosen.steps]:
                 item.chained = _outcome(item, chained, profile, f"{item.prefix}c", 0.0)
     except (EgraphOptError, MemoryError) as error:
         item.failure = str(error) or "out of memory"
 
 
-def _exact(problem: Problem, costs: Costs, starts: Sequence[Choice], pivots: int) -> Choice | None:
-    return choose_exactly(problem, costs, starts=starts, pivots=pivots, seconds=SECONDS)
+def _exact(problem: Problem, costs: Costs, starts: Sequence[Choice], pivots: int, deadline: float) -> Choice | None:
+    return choose_exactly(problem, costs, starts=starts, pivots=pivots, seconds=_seconds(deadline))
+
+
+def _seconds(deadline: float) -> float:
+    """What an exact choice may take: a share of the time that is left, since there are a few of them."""
+    return min(SECONDS, max(0.2, (deadline - time.monotonic()) / 4))
 
 
 def _outcome(item: Search, choice: Choice, profile: Profile, prefix: str, bound: float) -> Outcome:
