@@ -9,25 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from egraph_opt.egraph.pattern import CONSTRUCTORS, format_extents, parse_extents
+from egraph_opt.egraph.pattern import CONSTRUCTORS, parse_extents
 from egraph_opt.egraph.primitives import map_of
-from egraph_opt.egraph.provenance import build
+from egraph_opt.egraph.provenance import build, enode
 from egraph_opt.egraph.snapshot import ENode
 from egraph_opt.ir.expr import Extents
-from egraph_opt.ir.terms import (
-    Apply,
-    Buffer,
-    Call,
-    Compute,
-    Fill,
-    Read,
-    Reduce,
-    Reshape,
-    Softmax,
-    Source,
-    Tensor,
-    View,
-)
+from egraph_opt.ir.terms import Buffer, Call, Source, Tensor, children
 
 # The place, in a path through a term, of the buffer that holds a tensor or the tensor in a buffer.
 HELD = -1
@@ -80,34 +67,12 @@ class Terms:
         match term:
             case Source(name) if name in known:
                 return self.as_buffer(known[name])
-            case Read(buffer):
-                return self.add(ENode("Read", (inside(buffer),)))
-            case View(tensor, index):
-                return self.add(ENode("View", (inside(tensor), index.text)))
-            case Reduce("sum", tensor, count):
-                return self.add(ENode("Sum", (inside(tensor), count)))
-            case Reduce(operation, tensor, count):
-                return self.add(ENode("Reduce", (operation, inside(tensor), count)))
-            case Apply("mul" | "add" as function, arguments):
-                return self.add(ENode(function.capitalize(), tuple(map(inside, arguments))))
-            case Apply(function, arguments):
-                return self.add(ENode(f"Apply{len(arguments)}", (function, *map(inside, arguments))))
-            case Softmax(tensor, count):
-                return self.add(ENode("Softmax", (inside(tensor), count)))
-            case Fill(value, extents):
-                return self.add(ENode("Fill", (str(value), format_extents(extents))))
-            case Source(name, extents, constant):
-                kind = "constant" if constant else "input"
-                return self.add(ENode("Source", (name, format_extents(extents), kind)))
-            case Compute(tensor):
-                return self.add(ENode("Compute", (inside(tensor),)))
-            case Reshape(buffer, extents):
-                return self.add(ENode("Reshape", (inside(buffer), format_extents(extents))))
-            case Call(operator, attributes, operands, extents):
+            case Call(_, _, operands, _):
                 chain = self.add(ENode("Nil", ()))
                 for operand in reversed(operands):
                     chain = self.add(ENode("Cons", (inside(operand), chain)))
-                return self.add(ENode("Call", (operator, attributes, chain, format_extents(extents))))
+                return self.add(enode(term, (chain,)))
+        return self.add(enode(term, [inside(child) for child in children(term)]))
 
     def is_tensor(self, number: int) -> bool:
         """Whether a term is a tensor, not a buffer or a list of them."""

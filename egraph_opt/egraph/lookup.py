@@ -5,25 +5,10 @@ from __future__ import annotations
 from collections.abc import Set
 from functools import cached_property
 
-from egraph_opt.egraph import primitives
-from egraph_opt.egraph.pattern import format_extents
-from egraph_opt.egraph.provenance import Smallest, build
+from egraph_opt.egraph.provenance import Smallest, build, enode
 from egraph_opt.egraph.snapshot import ENode, Snapshot
 from egraph_opt.ir import printing
-from egraph_opt.ir.terms import (
-    Apply,
-    Buffer,
-    Call,
-    Compute,
-    Fill,
-    Read,
-    Reduce,
-    Reshape,
-    Softmax,
-    Source,
-    Tensor,
-    View,
-)
+from egraph_opt.ir.terms import Buffer, Call, Read, Source, Tensor, children
 
 
 class Lookup:
@@ -52,44 +37,17 @@ class Lookup:
         match term:
             case Read(Source(name)) if name in self.defined:
                 return self.snapshot.names[name]
-            case Fill(value, extents):
-                return ENode("Fill", (str(value), format_extents(extents)))
-            case Source(name, extents, constant):
-                return ENode("Source", (name, format_extents(extents), "constant" if constant else "input"))
-            case Call(operator, attributes, operands, extents):
+            case Call(_, _, operands, _):
                 chain: int | None = self._owner.get(ENode("Nil", ()))
                 for operand in reversed(operands):
                     found = self._find(operand, known)
                     if found is None or chain is None:
                         return None
                     chain = self._owner.get(ENode("Cons", (found, chain)))
-                return None if chain is None else ENode("Call", (operator, attributes, chain, format_extents(extents)))
-            case Apply(function, arguments):
-                classes = [self._find(argument, known) for argument in arguments]
-                inner = tuple(found for found in classes if found is not None)
-                if len(inner) < len(classes):
-                    return None
-                if function in ("mul", "add"):
-                    return ENode(function.capitalize(), inner)
-                return ENode(f"Apply{len(inner)}", (function, *inner))
-        child = self._find(term.buffer if isinstance(term, Read | Reshape) else term.tensor, known)
-        if child is None:
-            return None
-        match term:
-            case Read():
-                return ENode("Read", (child,))
-            case Compute():
-                return ENode("Compute", (child,))
-            case View(_, index):
-                return ENode("View", (child, primitives.map_text(index)))
-            case Reduce("sum", _, count):
-                return ENode("Sum", (child, count))
-            case Reduce(operation, _, count):
-                return ENode("Reduce", (operation, child, count))
-            case Softmax(_, count):
-                return ENode("Softmax", (child, count))
-            case Reshape(_, extents):
-                return ENode("Reshape", (child, format_extents(extents)))
+                return None if chain is None else enode(term, (chain,))
+        parts = [self._find(child, known) for child in children(term)]
+        inner = [part for part in parts if part is not None]
+        return enode(term, inner) if len(inner) == len(parts) else None
 
 
 class Texts:

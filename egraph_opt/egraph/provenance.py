@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,6 +29,7 @@ from egraph_opt.ir.terms import (
     Source,
     Tensor,
     View,
+    children,
 )
 
 # A library call weighs more than any kernel body around it, so the smallest term has as few calls as possible.
@@ -75,33 +76,13 @@ class Provenance:
         match term:
             case Read(Source(name)) if name in defined:
                 return self._names[name]
-            case Read(buffer):
-                node = ENode("Read", (inside(buffer),))
-            case View(tensor, index):
-                node = ENode("View", (inside(tensor), index.text))
-            case Reduce("sum", tensor, count):
-                node = ENode("Sum", (inside(tensor), count))
-            case Reduce(operation, tensor, count):
-                node = ENode("Reduce", (operation, inside(tensor), count))
-            case Apply("mul" | "add" as function, arguments):
-                node = ENode(function.capitalize(), tuple(map(inside, arguments)))
-            case Apply(function, arguments):
-                node = ENode(f"Apply{len(arguments)}", (function, *map(inside, arguments)))
-            case Softmax(tensor, count):
-                node = ENode("Softmax", (inside(tensor), count))
-            case Fill(value, extents):
-                node = ENode("Fill", (str(value), format_extents(extents)))
-            case Source(name, extents, constant):
-                node = ENode("Source", (name, format_extents(extents), "constant" if constant else "input"))
-            case Compute(tensor):
-                node = ENode("Compute", (inside(tensor),))
-            case Reshape(buffer, extents):
-                node = ENode("Reshape", (inside(buffer), format_extents(extents)))
-            case Call(operator, attributes, operands, extents):
+            case Call(_, _, operands, _):
                 chain = self._owner[ENode("Nil", ())]
                 for operand in reversed(operands):
                     chain = self._owner[ENode("Cons", (inside(operand), chain))]
-                node = ENode("Call", (operator, attributes, chain, format_extents(extents)))
+                node = enode(term, (chain,))
+            case _:
+                node = enode(term, [inside(child) for child in children(term)])
         found.append(node)
         return self._owner[node]
 
@@ -166,6 +147,34 @@ class Smallest:
             node = self.best[owner]
             self._terms[owner] = build(node, [self.term(child) for child in self.operands(node)])
         return self._terms[owner]
+
+
+def enode(term: Tensor | Buffer, parts: Sequence[int]) -> ENode:
+    """The e-node of a term over the classes (or numbers) of its parts: of its argument list, for a call."""
+    inner = tuple(parts)
+    match term:
+        case Read() | Compute():
+            return ENode(type(term).__name__, inner)
+        case View(_, index):
+            return ENode("View", (*inner, index.text))
+        case Reduce("sum", _, count):
+            return ENode("Sum", (*inner, count))
+        case Reduce(operation, _, count):
+            return ENode("Reduce", (operation, *inner, count))
+        case Softmax(_, count):
+            return ENode("Softmax", (*inner, count))
+        case Apply("mul" | "add" as function, _):
+            return ENode(function.capitalize(), inner)
+        case Apply(function, _):
+            return ENode(f"Apply{len(inner)}", (function, *inner))
+        case Fill(value, extents):
+            return ENode("Fill", (str(value), format_extents(extents)))
+        case Source(name, extents, constant):
+            return ENode("Source", (name, format_extents(extents), "constant" if constant else "input"))
+        case Reshape(_, extents):
+            return ENode("Reshape", (*inner, format_extents(extents)))
+        case Call(operator, attributes, _, extents):
+            return ENode("Call", (operator, attributes, *inner, format_extents(extents)))
 
 
 def build(node: ENode, operands: list[Tensor | Buffer]) -> Tensor | Buffer:
