@@ -91,7 +91,8 @@ def _part(
         found = explain_costs(*arguments, prefix=prefix)
     outputs = {buffer: tensor for tensor, buffer in outcome.plan.outputs.items()}
     nodes = {step.name: _nodes_of(step.name, region, outputs, written) for step in found.steps}
-    after = tuple(node for node in written if any(node.name in names for names in nodes.values()))
+    made = {name for names in nodes.values() for name in names}
+    after = tuple(node for node in written if node.name in made)
     before = tuple(_graph_node(origins.loaded.nodes[i], i) for i in region.nodes)
     producer = {tensor: node.name for node in before for tensor in node.outputs}
     return Part(
