@@ -1,0 +1,48 @@
+"""What measuring and running need of a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from egraph_opt.gpu.files import Module, Work
+from egraph_opt.ir.expr import Extents
+
+
+class Device(Protocol):
+    """Float32 arrays in a device's memory, and work on them, in order.
+
+    ``key`` names the device and the versions of what runs on it, as in a profile database.
+    """
+
+    key: str
+
+    def load(self, modules: Sequence[Module]) -> None:
+        """Make the kernels of these modules known; their positions are ``Work.module``."""
+        ...
+
+    def upload(self, value: np.ndarray) -> Any:
+        """A copy of an array in the device's memory."""
+        ...
+
+    def download(self, array: Any) -> np.ndarray:
+        """The array as float32 in the host's memory."""
+        ...
+
+    def reshape(self, array: Any, extents: Extents) -> Any:
+        """The same memory under other extents."""
+        ...
+
+    def work(self, work: Work, arguments: Sequence[Any]) -> Any:
+        """The result of one step, a new array. Raises EgraphOptError where it fails."""
+        ...
+
+    def captured(self, run: Callable[[], None]) -> Callable[[], None]:
+        """What ``run`` makes the device do, ready to be done again, as one graph where the device has such."""
+        ...
+
+    def seconds(self, run: Callable[[], None], repeats: int) -> float:
+        """How long the device takes for ``run``, on average over ``repeats`` in a row."""
+        ...

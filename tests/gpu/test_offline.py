@@ -1,0 +1,186 @@
+"""From a model to a measured GPU program and its answers, with the processor in the place of the GPU."""
+
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from egraph_opt import offline
+from egraph_opt.backends.cuda_build import find_nvcc
+from egraph_opt.cli import main
+from egraph_opt.errors import EgraphOptError, InputRejected, UsageError
+from egraph_opt.extract.profile import Measurement, Profile, devices
+from egraph_opt.gpu import profiling
+from egraph_opt.gpu.devices import roofline_key
+from egraph_opt.gpu.files import LIBRARY, MODE, Bundle, Module, Program, Work, read_arrays
+from egraph_opt.gpu.host_device import HostDevice
+from egraph_opt.gpu.running import Runner, random_inputs
+from egraph_opt.ir import plain
+from egraph_opt.ir.terms import Apply, Read, Source
+from tests.pipeline.support import answers, build, node, normal
+
+needs_cuda_compiler = pytest.mark.skipif(find_nvcc() is None, reason="no nvcc: the CUDA toolkit is not installed")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ stands in for a GPU")
+
+
+def upscaler() -> onnx.ModelProto:
+    """Conv, PRelu, ConvTranspose, Tanh; two outputs, one of them in the middle."""
+    nodes = [
+        node("Conv", "x v", "a", pads=[1, 1, 1, 1]),
+        node("PRelu", "a s", "b"),
+        node("ConvTranspose", "b w", "c", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Tanh", "c", "y"),
+    ]
+    weights = {"v": normal(5, 4, 3, 3), "s": np.full((5, 1, 1), 0.25, np.float32), "w": normal(5, 3, 4, 4)}
+    return build(nodes, {"x": ["N", 4, 6, 6]}, {"y": ["N", 3, 12, 12], "b": ["N", 5, 6, 6]}, weights)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and its bundle."""
+    if find_nvcc() is None:
+        pytest.skip("no nvcc: the CUDA toolkit is not installed")
+    folder = tmp_path_factory.mktemp("gpu")
+    onnx.save(upscaler(), folder / "model.onnx")
+    assert main(["plan", str(folder / "model.onnx"), "--shape", "N=2", "-q"]) == 0
+    return folder
+
+
+@needs_compiler
+def test_the_commands_one_after_the_other(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, bundle, database = (str(files / name) for name in ("model.onnx", "model.bundle", "host.db"))
+    assert main(["profile", bundle, "-o", database, "--device", "host"]) == 0
+    assert "failed" not in capsys.readouterr().out
+    options = ["--target", "cuda:sm_90", "--profile-db", database, "--shape", "N=2"]
+    assert main(["optimize", model, *options, "-o", str(files / "model.gpu")]) == 0
+    assert "chosen by the measurements of sm_90; host, in the place of a GPU" in capsys.readouterr().out
+    np.savez(files / "in.npz", x=normal(2, 4, 6, 6))
+    arrays = ["--inputs", str(files / "in.npz"), "--outputs", str(files / "out.npz")]
+    assert main(["run", str(files / "model.gpu"), "--device", "host", "--rounds", "2", *arrays]) == 0
+    assert "latency on sm_90; host" in capsys.readouterr().out
+    found, expected = read_arrays(files / "out.npz"), answers(upscaler(), {"x": normal(2, 4, 6, 6)})
+    assert list(found) == ["y", "b"]
+    for value, wanted in zip(found.values(), expected, strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_every_kernel_is_compiled_and_the_same_question_gives_the_same_bytes(files: Path, tmp_path: Path) -> None:
+    bundle = Bundle.read(files / "model.bundle")
+    kernels = [work for work in bundle.works if work.is_kernel]
+    assert kernels
+    assert any(work.implementation == LIBRARY for work in bundle.works)
+    for work in kernels:
+        module = bundle.modules[work.module]
+        assert work.kernel in module.resources
+        assert module.cubin.startswith(b"\x7fELF")
+        assert not module.resources[work.kernel].spilled
+    offline.plan(upscaler(), shapes={"N": 2}).write(tmp_path / "again.bundle")
+    again = Bundle.read(tmp_path / "again.bundle")
+    assert replace(again, model=bundle.model) == bundle
+
+
+def test_static_costs_are_named_as_such(files: Path, tmp_path: Path) -> None:
+    database = tmp_path / "roofline.db"
+    assert main(["profile", str(files / "model.bundle"), "-o", str(database), "--device", "roofline", "-q"]) == 0
+    assert devices(database) == [roofline_key("sm_90")]
+    assert "not measured" in roofline_key("sm_90")
+    program = offline.choose(upscaler(), database, shapes={"N": 2})
+    assert program.seconds > 0
+    with pytest.raises(UsageError, match="no device fits"):
+        offline.choose(upscaler(), database, device="NVIDIA H999")
+    Profile(database, "sm_90; another", MODE).add([Measurement("a", LIBRARY, (1.0,))])
+    with pytest.raises(UsageError, match="several devices fit"):
+        offline.choose(upscaler(), database)
+    with pytest.raises(EgraphOptError, match="no plan of the model is measured as a whole"):
+        offline.choose(upscaler(), database, device="another", shapes={"N": 2})
+
+
+def test_symbolic_dimensions_and_nodes_outside_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputRejected, match=r"cannot run on a GPU as a whole: node .* is outside the algebra"):
+        offline.plan(upscaler())
+    with pytest.raises(UsageError, match="one length for each dimension"):
+        offline.plan(upscaler(), shapes={"N": [1, 2]})
+    with pytest.raises(UsageError, match="unknown target 'cuda:sm_1'"):
+        offline.plan(upscaler(), target="cuda:sm_1")
+
+
+def work_of(body: object, source: str) -> tuple[Work, Module]:
+    """A kernel over one vector of 8, with the body it is said to have and the code it has."""
+    code = f'extern "C" __global__ void k_test(float* __restrict__ a, float* __restrict__ b) {{\n{source}\n}}\n'
+    text = plain.to_json(body)  # type: ignore[arg-type]
+    return Work("kernel(8)", "kernel t", ((8,),), (8,), "", "", "k_test", 0, 1, 8, text), Module(b"", code)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("b[threadIdx.x] = a[threadIdx.x] + 1;", "wrong at [0]"),
+        ("if (threadIdx.x < 7) b[threadIdx.x] = a[threadIdx.x] < 0 ? 0 : a[threadIdx.x];", "wrong at [7]: nan"),
+        ("b[threadIdx.x] = a[threadIdx.x] < 0 ? 0 : a[threadIdx.x];", ""),
+        ("this is no code;", "refused"),
+    ],
+)
+def test_wrong_kernels_are_found_before_they_are_timed(tmp_path: Path, source: str, problem: str) -> None:
+    work, module = work_of(Apply("relu", (Read(Source("in0", (8,))),)), source)
+    profile = Profile(tmp_path / "p.db", "device", MODE)
+    failures = profiling.measure(Bundle("m", "sm_90", (work,), (module,)), HostDevice(), profile)
+    assert len(failures) == bool(problem)
+    assert problem in "".join(failures)
+    assert bool(profile.failure(work.signature, work.implementation)) == bool(problem)
+    assert profiling.measure(Bundle("m", "sm_90", (work,), (module,)), HostDevice(), profile) == []  # not again
+
+
+def test_broken_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"nothing of the kind")
+    for read in (Bundle.read, Program.read):
+        with pytest.raises(InputRejected, match="is not such a file"):
+            read(path)
+        with pytest.raises(InputRejected, match="cannot read"):
+            read(tmp_path / "missing")
+    work, module = work_of(Apply("relu", (Read(Source("in0", (8,))),)), "")
+    for broken, message in (
+        (replace(work, module=7), "is broken"),
+        (replace(work, threads=4096), "is broken"),
+        (replace(work, arguments=((-1,),)), "is broken"),
+    ):
+        Bundle("m", "sm_90", (broken,), (module,)).write(path)
+        with pytest.raises(InputRejected, match=message):
+            Bundle.read(path)
+    Program("m", "sm_90", {"x": (8,)}, (), {"y": "nowhere"}, {}, ()).write(path)
+    with pytest.raises(InputRejected, match="nothing fills the output buffer 'nowhere'"):
+        Program.read(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("bundle.json", '{"schema": 99}')
+    with pytest.raises(InputRejected, match="another version"):
+        Bundle.read(path)
+    for body in ("[]", '[["View", 5, "x"]]', '[["Nothing"]]', "{"):
+        with pytest.raises(InputRejected, match="kernel body"):
+            plain.from_json(body)
+
+
+def test_inputs_are_checked() -> None:
+    program = Program("m", "sm_90", {"x": (2, 3)}, (), {"y": "x"}, {}, ())
+    runner = Runner(program, HostDevice())
+    assert runner.run(random_inputs(program))["y"].shape == (2, 3)
+    with pytest.raises(InputRejected, match="'x' is missing"):
+        runner.run({})
+    with pytest.raises(InputRejected, match=r"input 'x' has shape \[2, 3\], not \[3\]"):
+        runner.run({"x": np.zeros(3)})
+
+
+def test_without_torch_or_gpu_it_says_so(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU")
+    except ImportError:
+        pass
+    assert main(["profile", str(files / "model.bundle"), "-o", str(tmp_path / "gpu.db")]) == 6
+    assert "torch" in capsys.readouterr().err
