@@ -78,14 +78,15 @@ BROKEN = {
     "foreign": lambda path: _write(path, "create table measurements (a text)"),
     "samples": lambda path: (
         Profile(path, "device").add([])
-        or _write(path, "insert into measurements values ('device', 's', 'i', '{\"a\"', '')")
+        or _write(path, "insert into measurements values ('device', 's', 'i', '{\"a\"', '', 0)")
     ),
     "numbers": lambda path: (
-        Profile(path, "device").add([]) or _write(path, "insert into measurements values ('device', 's', 'i', '5', '')")
+        Profile(path, "device").add([])
+        or _write(path, "insert into measurements values ('device', 's', 'i', '5', '', 0)")
     ),
     "nested": lambda path: (
         Profile(path, "device").add([])
-        or _write(path, f"insert into measurements values ('device', 's', 'i', '{'[' * 100000}', '')")
+        or _write(path, f"insert into measurements values ('device', 's', 'i', '{'[' * 100000}', '', 0)")
     ),
 }
 
@@ -107,7 +108,7 @@ def test_broken_databases_are_not_used_and_not_changed(tmp_path: Path, kind: str
 def test_impossible_times_are_ignored(tmp_path: Path, samples: str) -> None:
     path = tmp_path / "p.sqlite"
     Profile(path, "device").add([Measurement(STEP, "library", (2.0,))])
-    _write(path, f"insert into measurements values ('device', '{STEP}', 'fake', '{samples}', '')")
+    _write(path, f"insert into measurements values ('device', '{STEP}', 'fake', '{samples}', '', 0)")
     best = Profile(path, "device").best(STEP)
     assert best is not None
     assert best.implementation == "library"
