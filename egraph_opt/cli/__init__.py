@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from egraph_opt.cli import bench, check, derive, doctor, explain, optimize, rules
+from egraph_opt.cli import bench, cache, check, derive, doctor, explain, optimize, plan, profile, rules, run
 from egraph_opt.errors import (
     INTERNAL_EXIT_CODE,
     BackendMissing,
@@ -19,7 +19,7 @@ from egraph_opt.errors import (
     one_line,
 )
 
-COMMANDS = (optimize, check, bench, explain, doctor, derive, rules)
+COMMANDS = (optimize, check, bench, explain, doctor, derive, rules, cache, plan, profile, run)
 
 DESCRIPTION = """\
 Make an ONNX model faster without changing what it computes.
@@ -37,6 +37,7 @@ examples:
   egraph-opt derive conv --kernel 5,3        what one operator can be turned into, and by which rules
   egraph-opt rules show bias                 what a rule says; list and test show them all and try them out
   egraph-opt doctor                          what this machine offers
+  egraph-opt plan model.onnx                 for a GPU elsewhere: what to measure there (then: profile, optimize, run)
 
 exit codes:
   0 done (also: nothing faster found, unchanged copy written)   1 a bug of ours   2 usage   3 input rejected

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 
 
@@ -31,6 +32,15 @@ def seconds(text: str) -> float:
     return value
 
 
+def byte_count(text: str) -> int:
+    """A size in bytes: ``4G``, ``500M``, ``64K`` (powers of 1024) or a plain number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII)
+    count = float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ") if match is not None else 0.0
+    if not 1 <= count < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4G or 500M")
+    return int(count)
+
+
 def numbers(text: str) -> tuple[int, ...]:
     """Whole numbers separated by commas: ``3,5``."""
     try:
@@ -48,6 +58,16 @@ def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if any(length < 0 for length in shape):
         raise argparse.ArgumentTypeError(f"{text!r} has a negative length")
     return name, shape
+
+
+def choice_of_lengths(text: str) -> tuple[str, int | tuple[int, ...]]:
+    """``SYMBOL=8`` for one length, ``SYMBOL=1,4,16`` or ``SYMBOL=8,*`` for programs of these lengths beside the rest,
+    ``NAME=1,3,224,224`` for the shape of an input."""
+    several = text.endswith(",*")
+    name, lengths = named_shape(text.removesuffix(",*"))
+    if not lengths or 0 in lengths:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form SYMBOL=8 or SYMBOL=1,4,16")
+    return name, lengths if several or len(lengths) > 1 else lengths[0]
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:

@@ -89,6 +89,20 @@ class RevertedRegion:
 
 
 @dataclass(frozen=True, slots=True)
+class Specialization:
+    """How a model that chooses its program by shape does for some `lengths` of symbolic dimensions.
+
+    `dropped` says why there is no program for them; `other` marks lengths that the original is kept for.
+    """
+
+    lengths: dict[str, int]
+    latency: Latency | None = None
+    accuracy: Accuracy | None = None
+    dropped: str = ""
+    other: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """Library calls and kernels considered; the others came from the profile database or were never needed."""
 
@@ -105,7 +119,8 @@ class Report:
     `operators_before` and `operators_after` count nodes by operator type; generated kernels are counted apart in
     `generated_kernels` and listed by name in `kernels`. `seconds` are per phase in the order they ran.
     `unchanged_because` is empty when the model changed, otherwise the message for the user. `rules` is the choice of
-    rules as text, `packs` are those from outside.
+    rules as text, `packs` are those from outside. `specializations` are the lengths of symbolic dimensions that
+    programs were asked for, and others that were tested.
     """
 
     model: str
@@ -126,6 +141,7 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     rules: str = ""
     packs: tuple[PackUse, ...] = ()
+    specializations: tuple[Specialization, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -196,6 +212,8 @@ def _table_lines(report: Report) -> list[str]:
             rows.append(
                 ("error against float64", _error(accuracy.original_float64), _error(accuracy.optimized_float64))
             )
+    for entry in report.specializations:
+        rows += _specialized(entry)
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{report.model}  ({report.target}, {kind})"]
     lines += [
@@ -207,6 +225,21 @@ def _table_lines(report: Report) -> list[str]:
     lines += [f"  region {entry.region} reverted: {entry.reason}" for entry in report.reverted]
     lines += [f"  note: {note}" for note in report.notes]
     return lines
+
+
+def _specialized(entry: Specialization) -> list[tuple[str, str, str]]:
+    name = ", ".join(f"{symbol}={length}" for symbol, length in entry.lengths.items())
+    name = f"any other, as {name}" if entry.other else name
+    rows = []
+    if entry.latency is not None:
+        latency = entry.latency
+        rows.append((f"{name}: latency, ms", str(latency.original), str(latency.optimized)))
+        rows.append((f"{name}: speed-up", "", f"{latency.speedup.median:.2f}x"))
+    if entry.accuracy is not None and not entry.dropped:
+        rows.append((f"{name}: largest error, of the range", "", f"{entry.accuracy.max_relative:.1e}"))
+    if entry.dropped:
+        rows.append((f"{name}: the original runs", "", ""))
+    return rows
 
 
 def _pack(pack: PackUse) -> str:
