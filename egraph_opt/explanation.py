@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from string import digits
 from typing import TYPE_CHECKING
 
 from egraph_opt.errors import EgraphOptError, LimitReached, one_line
 from egraph_opt.extract.explain import ExplainedPlan, explain_costs, explain_plan
 from egraph_opt.extract.search import CHAINED_CONV, Outcome
+from egraph_opt.limits import Check, Limits
 from egraph_opt.runtime.explanation import KEY, Explanation, GraphNode, Part, packed
 
 if TYPE_CHECKING:
@@ -25,6 +24,10 @@ if TYPE_CHECKING:
     from egraph_opt.frontends.onnx_model import LoadedModel
     from egraph_opt.frontends.regions import Region
     from egraph_opt.ir.program import Plan
+
+
+# Derivations on record, of all parts together, up to which chains of rules are looked up: so many take some seconds.
+LARGEST = 20_000
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,23 @@ class Origins:
 
 
 def explain(
-    candidate: Candidate, origins: Origins, *, model: str, version: str, until: float = inf
+    candidate: Candidate, origins: Origins, *, model: str, version: str, limits: Limits | None = None
 ) -> tuple[Explanation, list[str]]:
     """The explanation of a candidate's plans, and notes about chains that could not be found.
 
-    After ``until`` (monotonic seconds) no chain is looked for.
+    At ``limits`` no more chains are looked for, nor beyond LARGEST derivations.
     """
     notes: list[str] = []
     parts = []
-    written = _written(origins.loaded, candidate.model)
+    written = _Written.of(origins.loaded, candidate.model)
+    check = (limits or Limits()).check
+    looked_through = 0
     for region in origins.regions:
         if region.index in candidate.plans:
-            parts.append(_part(candidate, region, origins, written, notes, until))
+            derivations = len(origins.snapshots[region.index].derivations)
+            fits = looked_through + derivations <= LARGEST
+            looked_through += derivations if fits else 0
+            parts.append(_part(candidate, region, origins, written, notes, check if fits else _too_large))
     return Explanation(model, tuple(parts), len(origins.regions) - len(parts), version), notes
 
 
@@ -63,8 +71,12 @@ def attach(model: onnx.ModelProto, explanation: Explanation) -> None:
     model.metadata_props.add(key=KEY, value=packed(explanation))
 
 
+def _too_large() -> None:
+    raise LimitReached(f"there are more than {LARGEST:,} derivations to look through")
+
+
 def _part(
-    candidate: Candidate, region: Region, origins: Origins, written: Sequence[GraphNode], notes: list[str], until: float
+    candidate: Candidate, region: Region, origins: Origins, written: _Written, notes: list[str], check: Check
 ) -> Part:
     search = origins.searches[region.index]
     outcome = _outcome(search, candidate.plans[region.index])
@@ -75,14 +87,14 @@ def _part(
     note = ""
     found: ExplainedPlan
     try:
-        if time.monotonic() > until:
-            raise LimitReached("the time limit was reached")
+        check()
         found = explain_plan(
             *arguments,
             prefix=prefix,
             program=region.program,
             snapshot=origins.snapshots[region.index],
             rules=origins.rules,
+            check=check,
         )
     except (EgraphOptError, RecursionError, MemoryError, LookupError, ValueError, AssertionError) as error:
         why = str(error) if isinstance(error, EgraphOptError) else f"{type(error).__name__}: {error}"
@@ -90,9 +102,9 @@ def _part(
         notes.append(f"part {region.index}: {note}")
         found = explain_costs(*arguments, prefix=prefix)
     outputs = {buffer: tensor for tensor, buffer in outcome.plan.outputs.items()}
-    nodes = {step.name: _nodes_of(step.name, region, outputs, written) for step in found.steps}
+    nodes = {step.name: written.by(step.name, region, outputs) for step in found.steps}
     made = {name for names in nodes.values() for name in names}
-    after = tuple(node for node in written if node.name in made)
+    after = tuple(node for node in written.nodes if node.name in made)
     before = tuple(_graph_node(origins.loaded.nodes[i], i) for i in region.nodes)
     producer = {tensor: node.name for node in before for tensor in node.outputs}
     return Part(
@@ -125,18 +137,39 @@ def _graph_node(node: onnx.NodeProto, position: int) -> GraphNode:
     return GraphNode(name, node.op_type, tuple(node.input), tuple(node.output))
 
 
-def _written(loaded: LoadedModel, model: onnx.ModelProto) -> list[GraphNode]:
-    """The nodes of a written model that the original does not have."""
-    known = {(node.name, *node.output) for node in loaded.nodes}
-    return [
-        _graph_node(node, position)
-        for position, node in enumerate(model.graph.node)
-        if (node.name, *node.output) not in known
-    ]
+@dataclass(frozen=True)
+class _Written:
+    """The ``nodes`` of a written model that the original does not have, and their positions by the tensors they write,
+    as named and without what was added to make a name unique or to name a part of a step.
+    """
+
+    nodes: Sequence[GraphNode]
+    positions: Mapping[str, Sequence[int]]
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, model: onnx.ModelProto) -> _Written:
+        known = {(node.name, *node.output) for node in loaded.nodes}
+        nodes = [
+            _graph_node(node, position)
+            for position, node in enumerate(model.graph.node)
+            if (node.name, *node.output) not in known
+        ]
+        positions: dict[str, list[int]] = {}
+        for position, node in enumerate(nodes):
+            for tensor in node.outputs:
+                for name in _stems(tensor):
+                    positions.setdefault(name, []).append(position)
+        return cls(nodes, positions)
+
+    def by(self, step: str, region: Region, outputs: Mapping[str, str]) -> tuple[str, ...]:
+        """Names of the nodes that do a plan's step: what they write is named after the step, or is an output of it."""
+        names = [f"egraph_opt/{region.index}/{step}", *([outputs[step]] if step in outputs else [])]
+        found = sorted({position for name in names for position in self.positions.get(name, ())})
+        return tuple(self.nodes[position].name for position in found)
 
 
-def _nodes_of(step: str, region: Region, outputs: Mapping[str, str], written: Sequence[GraphNode]) -> tuple[str, ...]:
-    """Names of the nodes that do a plan's step: what they write is named after the step, or is an output of it."""
-    names = [f"egraph_opt/{region.index}/{step}", *([outputs[step]] if step in outputs else [])]
-    pattern = re.compile("|".join(f"{re.escape(name)}(_[0-9]+)?(/.*)?" for name in names))
-    return tuple(node.name for node in written if any(pattern.fullmatch(tensor) for tensor in node.outputs))
+def _stems(tensor: str) -> set[str]:
+    """All names such that a tensor is called like one of them, or like it with a number or a part behind."""
+    parts = tensor.split("/")
+    whole = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    return {stem for name in whole for stem in (name, re.sub(r"_[0-9]+$", "", name))}

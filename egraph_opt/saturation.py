@@ -13,12 +13,15 @@ from egraph_opt.egraph.blame import misshapen, wrong_rules
 from egraph_opt.egraph.saturate import Budget, Round
 from egraph_opt.errors import EgraphOptError, LimitReached, one_line
 from egraph_opt.ir.program import Program
+from egraph_opt.limits import Limits as RunLimits
 from egraph_opt.packs import Selection
 from egraph_opt.saturation_worker import Fault, Limits, Saturated, Worker, saturate_program
 
 # Programs of at least this many definitions are saturated in a worker although all rules are our own: starting one and
 # reading its answer costs about half a second, and egglog itself can only be interrupted there.
 LARGE = 100
+# The share of the memory that is left to a run in which an e-graph may grow: reading it back takes as much again.
+GROWING_SHARE = 0.5
 # A worker is ended after its budget of seconds this many times over, plus so many seconds: it also reads the e-graph.
 PATIENCE, GRACE = 1.5, 10.0
 
@@ -29,7 +32,8 @@ class Saturator:
 
     ``notes`` says what was dropped and why. Ordinary programs are saturated in this process; those with foreign rules,
     large ones, and all of them with a limit of ``memory`` (bytes) or ``isolated``, in a worker that is killed where it
-    goes beyond its limits. Close the saturator, or use it as a context manager.
+    goes beyond its limits or the ``whole`` run goes beyond its own. Close the saturator, or use it as a context
+    manager.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -38,6 +42,7 @@ class Saturator:
     isolated: bool = False
     progress: Callable[[Round], None] | None = None
     notes: list[str] = field(default_factory=list)
+    whole: RunLimits = field(default_factory=RunLimits)
     _worker: Worker | None = None
 
     def __enter__(self) -> Saturator:
@@ -45,6 +50,11 @@ class Saturator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Start the worker in the background, where there will be need of it."""
+        if self._worker is None and self._apart:
+            self._worker = Worker()
 
     def close(self) -> None:
         """End the worker."""
@@ -69,6 +79,10 @@ class Saturator:
             for pack, reason in problem.items():
                 self.drop(pack, reason)
 
+    @property
+    def _apart(self) -> bool:
+        return bool(self.selection.packs) or self.isolated or self.memory is not None
+
     def drop(self, pack: str, reason: str) -> None:
         """Use a pack no more."""
         self.selection = self.selection.without([pack])
@@ -90,14 +104,15 @@ class Saturator:
         if left <= 0:
             raise LimitReached("the time limit was reached")
         budget = replace(budget, seconds=min(budget.seconds, left))
-        alone = selection.packs or self.isolated or self.memory is not None
-        if not alone and len(program.definitions) < LARGE:
+        if not selection.packs and not self._apart and len(program.definitions) < LARGE:
             return saturate_program(program, selection, budget, self.progress)
         if self._worker is not None and not self._worker.alive:
             self.close()
         if self._worker is None:
             self._worker = Worker()
-        limits = Limits(PATIENCE * budget.seconds + GRACE, self.call_seconds, self.memory)
+        if self.whole.memory is not None:
+            budget = replace(budget, memory=int(GROWING_SHARE * max(self.whole.spare(), 0.0)))
+        limits = Limits(PATIENCE * budget.seconds + GRACE, self.call_seconds, self.memory, self.whole)
         return self._worker.saturate(program, selection, budget, limits, self.progress)
 
     def _culprits(self, fault: Fault, program: Program, budget: Budget, deadline: float) -> dict[str, str]:

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from operator import is_not
 from pathlib import Path
@@ -29,14 +29,18 @@ from egraph_opt.egraph.engine import EGraph
 from egraph_opt.egraph.saturate import Budget, Round, Saturation, saturate
 from egraph_opt.egraph.snapshot import Snapshot
 from egraph_opt.errors import EgraphOptError, LimitReached, one_line
+from egraph_opt.ir.naming import canonical
+from egraph_opt.limits import Limits as RunLimits
+from egraph_opt.limits import held_by
 from egraph_opt.packs import Pack, Selection, load, registered
 
 if TYPE_CHECKING:
     from egraph_opt.ir.program import Program
 
 # The worker finds modules exactly where its parent does; -P keeps the current folder out, which may hold anything.
+# It does not hear Ctrl-C, which is for the parent, but ends with the parent's process group.
 _COMMAND = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = json.loads(sys.argv[1]);"
     " from egraph_opt.saturation_worker import work; work(int(sys.argv[2]), int(sys.argv[3]))"
 )
 # Seconds between two looks at the worker.
@@ -49,11 +53,15 @@ _BEAT = struct.Struct("<dHH")
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits that end a worker: seconds of one saturation and of one call of a foreign rule's function, and bytes."""
+    """Limits that end a worker: seconds of one saturation and of one call of a foreign rule's function, and bytes.
+
+    So do those of the ``whole`` run.
+    """
 
     seconds: float = 120.0
     call_seconds: float = 10.0
     memory: int | None = None
+    whole: RunLimits = field(default_factory=RunLimits)
 
 
 class Fault(Exception):  # noqa: N818 - says what happened
@@ -86,12 +94,14 @@ def saturate_program(
     progress: Callable[[Round], None] | None = None,
     watch: Callable[[str, str], None] | None = None,
 ) -> Saturated:
-    """Saturate in this very process."""
+    """Saturate in this very process. What tensors are called and in which order they stand changes nothing."""
     egraph = _prepared(selection)
+    canonical_program, names = canonical(program)
     with egraph.apart(watch):
-        egraph.add_program(program)
+        egraph.add_program(canonical_program)
         done = saturate(egraph, selection.phases, selection.simplification, budget=budget, progress=progress)
         snapshot = Snapshot(egraph)
+    snapshot.rename(names)
     _engines.last = (selection.groups, egraph)
     done.made = dict(snapshot.made)
     return Saturated(snapshot, done)
@@ -131,7 +141,6 @@ class Worker:
             stdout=2,  # what rules print
             stderr=self._errors,
             pass_fds=numbers,
-            start_new_session=True,  # a Ctrl-C is for the parent, which ends the worker
         )
         theirs.close()
         self._started = False
@@ -216,20 +225,14 @@ class Worker:
                 raise self._killed(f"its Python function ran longer than {limits.call_seconds:g} seconds", group, rule)
             if now > until:
                 raise self._killed(late, group, rule)
-            if limits.memory is not None and self._memory() > limits.memory:
+            if reason := limits.whole.reached():
+                raise self._killed(reason, group, rule)
+            if limits.memory is not None and held_by(self._process.pid) > limits.memory:
                 raise self._killed(f"it took more than {limits.memory / 2**20:.0f} MiB of memory", group, rule)
 
     def _where(self, names: _Names) -> tuple[float, str, str]:
         begun, group, rule = _BEAT.unpack(self._page[: _BEAT.size])
         return begun, names.groups[group], names.rules[rule]
-
-    def _memory(self) -> int:
-        import psutil
-
-        try:
-            return int(psutil.Process(self._process.pid).memory_info().rss)
-        except psutil.Error:
-            return 0
 
     def _killed(self, reason: str, group: str, rule: str) -> Fault:
         self._process.kill()

@@ -15,13 +15,12 @@ from egraph_opt.backends.model_timer import TimedModel
 from egraph_opt.backends.onnxruntime import (
     RANDOM,
     Fill,
-    input_specs,
-    make_session,
-    output_specs,
+    Shapes,
     random_inputs,
-    run,
 )
+from egraph_opt.backends.session_process import Opened, SessionProcess
 from egraph_opt.errors import BackendMissing, EgraphOptError, InputRejected, LimitReached
+from egraph_opt.frontends.onnx_storage import APART, stored_bytes
 from egraph_opt.ir.interpreter import run_program
 from egraph_opt.ir.program import Program
 from egraph_opt.ir.terms import Apply, Call, Compute, Reduce, Reshape, Source, Tensor, View, children
@@ -47,8 +46,10 @@ class Judge:
     """The original's answers on ``runs`` random inputs, to hold candidates against.
 
     ``problem`` says why nothing can be verified: the original runs on none of the inputs that were tried, or too long,
-    or beyond ``deadline`` (monotonic seconds). ``fill`` tells what inputs it runs on, ``label`` names it in messages.
-    Raises InputRejected when the original does not load.
+    or beyond ``deadline`` (monotonic seconds). ``shapes`` are those of inputs with symbolic dimensions, 1 otherwise.
+    ``fill`` tells what inputs it runs on, ``label`` names it in messages.
+    Sessions live in the process ``sessions``; close the judge, or use it as a context manager. Raises InputRejected
+    when the original does not load, LimitReached when that is not known by then.
     """
 
     original: Path
@@ -57,6 +58,8 @@ class Judge:
     threads: int | None
     label: str = "the model"
     deadline: float = inf
+    shapes: Shapes = field(default_factory=dict)
+    sessions: SessionProcess = field(default_factory=SessionProcess)
     fill: Fill = RANDOM
     problem: str = ""
     expected: list[tuple[dict[str, np.ndarray], list[Any]]] = field(default_factory=list)
@@ -67,25 +70,43 @@ class Judge:
     def __post_init__(self) -> None:
         try:
             # Where nothing will be run, onnxruntime need not compute constants: they may be larger than all memory.
-            session = make_session(self.original, threads=self.threads, optimize=self.runs > 0, spin=False)
+            opened = self.sessions.open(self.original, threads=self.threads, optimize=self.runs > 0)
         except InputRejected as failure:
             raise InputRejected(str(failure).replace(str(self.original), self.label)) from failure
-        self.names = [spec.name for spec in output_specs(session)]
+        self.names = [spec.name for spec in opened.outputs]
         for fill in FILLS if self.runs else ():
             try:
-                self.expected = [self._answers(session, fill, number) for number in range(self.runs)]
+                self.expected = [self._answers(opened, fill, number) for number in range(self.runs)]
             except InputRejected as failure:
                 self.problem = self.problem or str(failure)
             except (LimitReached, MemoryError) as failure:
                 self.problem = str(failure) or "it takes more memory than there is"
-                return
+                break
             else:
                 self.fill, self.problem = fill, ""
-                return
+                break
+        self._release()
 
-    def _answers(self, session: Any, fill: Fill, number: int) -> tuple[dict[str, np.ndarray], list[Any]]:
-        inputs = random_inputs(input_specs(session), seed=self.seed + number, fill=fill)
-        return inputs, run(session, inputs, seconds=self._seconds())
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _release(self) -> None:
+        """End a session; a process gives back what a large one took only when it ends."""
+        if stored_bytes(self.original) > APART:
+            self.sessions.close()
+        else:
+            self.sessions.release()
+
+    def close(self) -> None:
+        """End the process of the sessions."""
+        self.sessions.close()
+
+    def _answers(self, opened: Opened, fill: Fill, number: int) -> tuple[dict[str, np.ndarray], list[Any]]:
+        inputs = random_inputs(opened.inputs, seed=self.seed + number, shapes=self.shapes, fill=fill)
+        return inputs, self.sessions.run(inputs, seconds=self._seconds())
 
     def _seconds(self) -> float:
         """How long one run may take: at least a moment, because a run that is late still says whether it works."""
@@ -94,10 +115,9 @@ class Judge:
     def verdict(self, candidate: TimedModel, regions: Sequence[Region]) -> Accuracy | str | None:
         """The errors of a candidate, None when nothing is to be compared, or in words why it is wrong."""
         try:
-            session = make_session(
-                candidate.model, kernel_library=candidate.kernel_library, threads=self.threads, spin=False
-            )
-            answers = [run(session, inputs, seconds=RUN_SECONDS) for inputs, _ in self.expected]
+            self.sessions.open(candidate.model, kernel_library=candidate.kernel_library, threads=self.threads)
+            answers = [self.sessions.run(inputs, seconds=RUN_SECONDS) for inputs, _ in self.expected]
+            self._release()
         except (InputRejected, BackendMissing, LimitReached) as failure:
             return str(failure)
         if not self.expected:
@@ -120,8 +140,10 @@ class Judge:
     def volatile(self, inputs: dict[str, np.ndarray]) -> frozenset[str]:
         """Outputs in which the original itself differs from run to run, because it draws random numbers."""
         if self._volatile is None:
-            session = make_session(self.original, threads=self.threads, spin=False)
-            errors = compare_outputs(run(session, inputs), run(session, inputs), names=self.names)
+            self.sessions.open(self.original, threads=self.threads)
+            twice = [self.sessions.run(inputs, seconds=RUN_SECONDS) for _ in range(2)]
+            self._release()
+            errors = compare_outputs(*twice, names=self.names)
             self._volatile = frozenset(_output_of(e, self.names) for e in errors if not e.within)
         return self._volatile
 

@@ -6,6 +6,7 @@ latencies are those of a session that is alone. Such a pool forbids ordinary ses
 separate process, which also keeps the caller's own threads, and crashes of kernels, out of the measurement.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -32,9 +33,12 @@ from egraph_opt.backends.onnxruntime import (
     run,
 )
 from egraph_opt.errors import InputRejected, LimitReached
+from egraph_opt.limits import Limits
 from egraph_opt.runtime.compare import compare_outputs
 from egraph_opt.runtime.timing import sample_turns
 
+# Seconds between two looks at the limits.
+_POLL = 0.05
 # The worker finds modules exactly where its parent does; -P keeps the current folder out, which may hold anything.
 WORKER = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from egraph_opt.backends.model_timer import work; work()"
@@ -68,11 +72,13 @@ def time_models(
     threads: int | None = None,
     enough_seconds: float = 60.0,
     timeout: float | None = None,
+    limits: Limits | None = None,
 ) -> list[list[float]]:
     """Milliseconds per round of each model, in interleaved turns on one thread pool.
 
     All models get `random_inputs(seed, shapes, fill)`. Stops early, after at least three rounds, when `enough_seconds`
-    have passed. Raises InputRejected where a model does not load, run or survive, LimitReached after `timeout` seconds.
+    have passed. Raises InputRejected where a model does not load, run or survive, LimitReached after ``timeout``
+    seconds or at ``limits``.
     """
     with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
         request = {
@@ -87,7 +93,8 @@ def time_models(
             "threads": threads,
             "enough_seconds": enough_seconds,
         }
-        answer = _ask_worker(request, timeout)
+        until = time.monotonic() + (inf if timeout is None else timeout)
+        answer = _ask_worker(request, (limits or Limits()).until(until))
     if "error" in answer:
         raise InputRejected(answer["error"])
     return [[float(sample) for sample in samples] for samples in answer["samples"]]
@@ -101,13 +108,12 @@ def time_each(
     warm_seconds: float = 0.02,
     threads: int | None = None,
     timeout: float = 120.0,
-    deadline: float = inf,
+    limits: Limits | None = None,
 ) -> list[tuple[list[float], str]]:
     """Milliseconds per round of each model alone, one after the other, without the time of an empty run.
 
     Gives (samples, "") or ([], reason) for each; a model that does not give the expected output is not timed. A model
-    that crashes or hangs the worker is found and the others are timed again without it, unless it is past ``deadline``
-    (monotonic seconds).
+    that crashes or hangs the worker is found and the others are timed again without it, unless ``limits`` are reached.
     """
     with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
         files = [
@@ -119,27 +125,26 @@ def time_each(
             for index, timed in enumerate(models)
         ]
         settings = {"rounds": rounds, "turn": turn_seconds, "warm": warm_seconds, "threads": threads}
-        return _time_files(files, settings, timeout, deadline)
+        return _time_files(files, settings, timeout, limits or Limits())
 
 
 def _time_files(
-    files: list[list[str | None]], settings: dict[str, Any], timeout: float, deadline: float
+    files: list[list[str | None]], settings: dict[str, Any], timeout: float, limits: Limits
 ) -> list[tuple[list[float], str]]:
     if not files:
         return []
-    left = deadline - time.monotonic()
-    if left <= 0:
-        return [([], "the time limit was reached")] * len(files)
+    if reason := limits.reached():
+        return [([], reason)] * len(files)
     try:
-        answer = _ask_worker({"models": files, "alone": settings}, min(timeout, left))
+        answer = _ask_worker({"models": files, "alone": settings}, limits.until(time.monotonic() + timeout))
         return [(list(samples), str(error)) for samples, error in answer["timed"]]
     except (InputRejected, LimitReached) as error:
         if len(files) == 1:
             return [([], str(error))]
     middle = len(files) // 2
     return [
-        *_time_files(files[:middle], settings, timeout, deadline),
-        *_time_files(files[middle:], settings, timeout, deadline),
+        *_time_files(files[:middle], settings, timeout, limits),
+        *_time_files(files[middle:], settings, timeout, limits),
     ]
 
 
@@ -189,24 +194,29 @@ def _alone(request: Mapping[str, Any]) -> list[tuple[list[float], str]]:
     return timed
 
 
-def _ask_worker(request: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
+def _ask_worker(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     paths = json.dumps([entry or str(Path.cwd()) for entry in sys.path])
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", WORKER, paths],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise LimitReached(f"timing took longer than {timeout} seconds") from error
-    lines = done.stdout.splitlines()
-    if done.returncode != 0 or not lines:
+    with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile() as err:
+        json.dump(request, asked)
+        asked.seek(0)
+        worker = subprocess.Popen([sys.executable, "-P", "-c", WORKER, paths], stdin=asked, stdout=out, stderr=err)
+        try:
+            while worker.poll() is None:
+                if reason := limits.reached():
+                    raise LimitReached(f"timing was ended: {reason}")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    worker.wait(_POLL)
+        finally:
+            worker.kill()
+            worker.wait()
+        out.seek(0)
+        lines = out.read().splitlines()
+        err.seek(0)
+        complaints = err.read().decode(errors="replace").splitlines()[-1:] or [""]
+    if worker.returncode != 0 or not lines:
         names = " and ".join(entry[0] for entry in request["models"])
-        last = done.stderr.splitlines()[-1:] or [""]
-        raise InputRejected(f"the process that timed {names} died (exit code {done.returncode}) {last[0]}".rstrip())
+        code = worker.returncode
+        raise InputRejected(f"the process that timed {names} died (exit code {code}) {complaints[0]}".rstrip())
     answer: dict[str, Any] = json.loads(lines[-1])
     return answer
 

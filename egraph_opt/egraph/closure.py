@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from egraph_opt.egraph.ground import HELD, Terms, rebuilt
 from egraph_opt.egraph.snapshot import ENode
+from egraph_opt.limits import Check, unlimited
 
 # Levels of parts down to which the length of an explanation is counted, not guessed.
 DEEP = 4
@@ -68,7 +69,8 @@ _User = tuple[int, ENode]
 class Closure:
     """Which terms are equal by some equations and congruence, and why. Nobody looks into ``opaque`` terms."""
 
-    def __init__(self, terms: Terms, opaque: Set[int] = frozenset()) -> None:
+    def __init__(self, terms: Terms, opaque: Set[int] = frozenset(), check: Check = unlimited) -> None:
+        self.check = check
         self.terms = terms
         self.opaque = opaque
         self._parent: dict[int, int] = {}
@@ -196,6 +198,7 @@ class Closure:
 
     def _way(self, one: int, other: int, before: int, deep: int = DEEP) -> list[_Edge]:
         """A shortest way over edges older than ``before``."""
+        self.check()
         came: dict[int, tuple[int, _Edge] | None] = {}
         queue: list[tuple[int, int, int, tuple[int, _Edge] | None]] = [(0, 0, one, None)]
         order = 0

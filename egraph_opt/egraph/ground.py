@@ -137,14 +137,16 @@ class Terms:
         return self.add(rebuilt(node, parts))
 
 
+# Where the parts stand among the arguments of every constructor.
+_PLACES = {
+    name: tuple(i for i, sort in enumerate(sorts) if sort in ("Tensor", "Buffer", "Args"))
+    for name, (sorts, _) in CONSTRUCTORS.items()
+}
+
+
 def rebuilt(node: ENode, parts: Iterable[int]) -> ENode:
     """An e-node over other parts, in order."""
-    rest = iter(parts)
-    sorts = CONSTRUCTORS[node.constructor][0]
-    return ENode(
-        node.constructor,
-        tuple(
-            next(rest) if sort in ("Tensor", "Buffer", "Args") else argument
-            for argument, sort in zip(node.arguments, sorts, strict=True)
-        ),
-    )
+    arguments = list(node.arguments)
+    for place, part in zip(_PLACES[node.constructor], parts, strict=True):
+        arguments[place] = part
+    return ENode(node.constructor, tuple(arguments))

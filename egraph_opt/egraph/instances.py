@@ -23,6 +23,7 @@ from egraph_opt.egraph.pattern import (
     variables,
 )
 from egraph_opt.egraph.snapshot import ENode, Snapshot
+from egraph_opt.limits import Check, unlimited
 
 TERMS = ("Tensor", "Buffer", "Args")
 # Matches of one rule at one e-node that are looked through; the instance counts as found by its e-nodes beyond.
@@ -53,17 +54,22 @@ class Instance:
     exact: bool = True
 
 
+# For every constructor which of its arguments are terms.
+_ARE_TERMS = {name: tuple(sort in TERMS for sort in sorts) for name, (sorts, _) in CONSTRUCTORS.items()}
+
+
 def arguments(node: ENode | Skeleton) -> Iterator[tuple[int | str | Skeleton, bool]]:
     """The arguments of an e-node and whether they are terms."""
-    for argument, sort in zip(node.arguments, CONSTRUCTORS[node.constructor][0], strict=True):
-        yield argument, sort in TERMS
+    return zip(node.arguments, _ARE_TERMS[node.constructor], strict=True)
 
 
 class Instances:
     """Recovers the instances behind a snapshot's derivations, given all rules that may have run."""
 
-    def __init__(self, snapshot: Snapshot, rules: Iterable[Rule]) -> None:
+    def __init__(self, snapshot: Snapshot, rules: Iterable[Rule], check: Check = unlimited) -> None:
+        """``check`` is called again and again and may raise to end it."""
         self.snapshot = snapshot
+        self.check = check
         self.owner = {node: owner for owner, nodes in snapshot.classes.items() for node in nodes}
         self.rules: dict[str, list[Rule]] = {}
         for rule in rules:
@@ -86,6 +92,7 @@ class Instances:
                 wanted.setdefault((derivation.rule, derivation.origin), set()).add(derivation.result)
         order = {node: number for number, node in enumerate(self.owner)}
         for rule, origin in sorted(wanted, key=lambda key: (order[key[1]], key[0])):
+            self.check()
             results = wanted[rule, origin]
             recovered = list(self._recovered(rule, origin, results))
             found.update(dict.fromkeys(recovered))

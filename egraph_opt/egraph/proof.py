@@ -17,11 +17,13 @@ from egraph_opt.egraph.language import Rule
 from egraph_opt.egraph.snapshot import Snapshot
 from egraph_opt.egraph.theory import Theory, Vocabulary
 from egraph_opt.ir.program import Program
+from egraph_opt.limits import Check, unlimited
 
 # A chain longer than this is given as one step.
 LONGEST = 400
-# Attempts, for all proofs of one snapshot together, to do without an equation: later chains may have needless steps.
-TRIALS = 500
+# Attempts, for all proofs of one snapshot together, to do without an equation, and equations that these may look at:
+# later chains may have needless steps.
+TRIALS, TRIED = 500, 10_000
 # Rule name of a step without a recovered chain.
 UNKNOWN = "equal-class"
 
@@ -62,10 +64,11 @@ class Proof:
 class Prover:
     """Proofs over the terms of one snapshot."""
 
-    def __init__(self, snapshot: Snapshot, program: Program, rules: Iterable[Rule]) -> None:
-        self.known = Vocabulary(snapshot, program, rules)
+    def __init__(self, snapshot: Snapshot, program: Program, rules: Iterable[Rule], check: Check = unlimited) -> None:
+        """``check`` is called again and again and may raise to end it."""
+        self.known = Vocabulary(snapshot, program, rules, check)
         self.terms = self.known.terms
-        self._trials = TRIALS
+        self._trials, self._tried = TRIALS, 0
 
     @cached_property
     def _whole(self) -> Theory:
@@ -90,9 +93,10 @@ class Prover:
             best = fresh
             used = fresh.used(start, goal)
             for instance in reversed(used):
-                if not self._trials:
+                if not self._trials or self._tried > TRIED:
                     break
                 self._trials -= 1
+                self._tried += len(used)
                 fewer = [other for other in used if other is not instance]
                 trial = Theory(self.known, fewer, opaque)
                 if trial.equal(start, goal, fresh.rounds + 1):
@@ -111,7 +115,8 @@ class Prover:
         while current != goal:
             move = next(theory.closure.moves(current, goal))
             following = self.terms.replaced(current, move.old, move.new)
-            if following in seen:
+            # An occurrence inside an opaque term is another matter: nothing is known of what comes out of it.
+            if following in seen or not theory.closure.equal(following, goal):
                 following = self.terms.replaced_at(current, move.path, move.new)
             if following in seen or len(steps) > LONGEST:
                 return self._static(theory, start, theory.closure.moves(start, goal))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,9 @@ from egraph_opt.egraph.engine import EGraph
 from egraph_opt.egraph.growth import TOP_RULES, growth_table
 from egraph_opt.egraph.language import RuleGroup
 from egraph_opt.ir.program import Program
+from egraph_opt.limits import held_by
 
-Stop = Literal["saturated", "e-nodes", "time"]
+Stop = Literal["saturated", "e-nodes", "time", "memory"]
 
 
 class PhaseLike(Protocol):
@@ -28,11 +30,13 @@ class PhaseLike(Protocol):
 class Budget:
     """Limits of a saturation; hitting one ends it with what was found so far.
 
-    They are looked at between the runs of rules, so one run may go beyond them.
+    They are looked at between the runs of rules, so one run may go beyond them. ``memory`` are the bytes that this
+    process may hold.
     """
 
     enodes: int = 200_000
     seconds: float = 60.0
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,8 @@ class _Run:
             self.result.stop = "e-nodes"
         elif self.result.seconds > self.budget.seconds:
             self.result.stop = "time"
+        elif self.budget.memory is not None and held_by(os.getpid()) > self.budget.memory:
+            self.result.stop = "memory"
         return self.result.stop != "saturated"
 
 

@@ -49,7 +49,7 @@ class Derivation:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Without looking for cyclic garbage: hundreds of thousands of objects are made here, and none of them is any."""
     enabled = gc.isenabled()
     gc.disable()
@@ -68,7 +68,7 @@ class Snapshot:
     """
 
     def __init__(self, egraph: EGraph) -> None:
-        with _no_collection():
+        with no_collection():
             self._read(egraph)
 
     def _read(self, egraph: EGraph) -> None:
@@ -125,7 +125,7 @@ class Snapshot:
         return {"nodes": nodes, "classes": classes, "derived": derivations, "sorts": self.sorts, "names": self.names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        with _no_collection():
+        with no_collection():
             nodes = [ENode(row[0], row[1:]) for row in state["nodes"]]
             self.classes = {owner: [nodes[number] for number in numbers] for owner, numbers in state["classes"]}
             self.derivations = [
@@ -158,6 +158,19 @@ class Snapshot:
         self.sorts = {new[owner]: self.sorts[owner] for owner in sorted(self.sorts, key=new.__getitem__)}
         self.names = {name: new[owner] for name, owner in sorted(self.names.items())}
         self.derivations = [Derivation(d.rule, renumbered(d.origin), renumbered(d.result)) for d in self.derivations]
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give sources and tensors other names; the order of classes and e-nodes stays."""
+
+        @cache
+        def other(node: ENode) -> ENode:
+            if node.constructor != "Source":
+                return node
+            return ENode("Source", (names.get(str(node.arguments[0]), node.arguments[0]), *node.arguments[1:]))
+
+        self.classes = {owner: [other(node) for node in nodes] for owner, nodes in self.classes.items()}
+        self.names = {names.get(name, name): owner for name, owner in self.names.items()}
+        self.derivations = [Derivation(d.rule, other(d.origin), other(d.result)) for d in self.derivations]
 
     @property
     def size(self) -> int:

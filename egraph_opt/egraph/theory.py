@@ -13,6 +13,7 @@ from egraph_opt.egraph.language import Rule
 from egraph_opt.egraph.pattern import Constant, Node, Variable
 from egraph_opt.egraph.snapshot import ENode, Snapshot
 from egraph_opt.ir.program import Program
+from egraph_opt.limits import Check, unlimited
 
 # Rounds in which instances are used on the parts of classes.
 ROUNDS = 8
@@ -23,11 +24,13 @@ COMBINATIONS = 16
 class Vocabulary:
     """Ground terms and the classes of a snapshot they belong to; ``named`` gives the terms of the program's tensors."""
 
-    def __init__(self, snapshot: Snapshot, program: Program, rules: Iterable[Rule]) -> None:
+    def __init__(self, snapshot: Snapshot, program: Program, rules: Iterable[Rule], check: Check = unlimited) -> None:
+        """``check`` is called again and again and may raise to end it."""
         self.snapshot = snapshot
+        self.check = check
         self.terms = Terms()
         self.rules = list(rules)
-        recovered = Instances(snapshot, self.rules)
+        recovered = Instances(snapshot, self.rules, check)
         self.owner = recovered.owner
         self.instances = recovered.all()
         self.named: dict[str, int] = {}
@@ -102,7 +105,7 @@ class Theory:
     def __init__(self, known: Vocabulary, instances: Sequence[Instance], opaque: Set[int] = frozenset()) -> None:
         self.known = known
         self.terms = known.terms
-        self.closure = Closure(known.terms, opaque)
+        self.closure = Closure(known.terms, opaque, known.check)
         self.instances = list(instances)
         self.rounds = 0
         self._spread_on: set[tuple[int, ...]] = set()
@@ -141,6 +144,7 @@ class Theory:
 
     def _assume(self, number: int, standing: Mapping[int, int] | None = None) -> bool:
         """Take an instance for true, over these terms for its classes; whether that was new."""
+        self.known.check()
         instance = self.instances[number]
         left = self._ground(instance.left, standing)
         right = self._ground(instance.right, standing)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, defs, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, defs, helper
 
 from egraph_opt.errors import InputRejected
 from egraph_opt.frontends.onnx_checks import check_names, check_structure, label
@@ -25,6 +26,8 @@ from egraph_opt.frontends.onnx_model import (
     subgraphs,
     used_names,
 )
+from egraph_opt.frontends.onnx_weights import array_of
+from egraph_opt.limits import Check, unlimited
 
 # Inference and folding feed each other; every round makes progress, exporters' models need two.
 _ROUNDS = 64
@@ -38,24 +41,22 @@ class Objection(InputRejected):
         self.loaded = LoadedModel(model, {}, {}, frozenset(), path)
 
 
-def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedModel:
+def load(
+    source: str | os.PathLike[str] | bytes | ModelProto,
+    *,
+    parsed: Callable[[ModelProto], ModelProto] | None = None,
+    check: Check = unlimited,
+) -> LoadedModel:
     """Read and check a model: a path, serialized bytes, or a proto (which is left as it is).
 
+    ``parsed`` gets the model before it is analysed and gives one that may refer to files of ours; ``check`` is called
+    again and again and may raise to end it.
     Raises InputRejected, naming what is wrong; Objection where onnxruntime may see it otherwise.
     """
-    path: Path | None = None
-    if isinstance(source, ModelProto):
-        model = ModelProto()
-        model.MergeFrom(source)
-    elif isinstance(source, bytes):
-        model = _parse(source, "the model")
-    else:
-        path = Path(source)
-        model = _parse(_contents(path), str(path))
-    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise InputRejected("the model has no graph")
-    check_structure(model)
-    load_external_data(model, path)
+    model, path = parse(source)
+    if parsed is not None:
+        model = parsed(model)
+    check()
     try:
         check_names(model)
     except InputRejected as error:
@@ -69,7 +70,25 @@ def load(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedModel:
         checker.check_model(_as_the_checker_likes(bare))
     except Exception as error:  # the checker raises ValidationError, ValueError, RuntimeError …
         raise Objection(f"not a valid ONNX model: {error}", model, path) from error
-    return _analyse(model, bare, path)
+    return _analyse(model, bare, path, check)
+
+
+def parse(source: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto, Path | None]:
+    """A model as it is, and where it lies, if anywhere. Raises InputRejected for what no reader survives."""
+    path: Path | None = None
+    if isinstance(source, ModelProto):
+        model = ModelProto()
+        model.MergeFrom(source)
+    elif isinstance(source, bytes):
+        model = _parse(source, "the model")
+    else:
+        path = Path(source)
+        model = _parse(_contents(path), str(path))
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        raise InputRejected("the model has no graph")
+    check_structure(model)
+    load_external_data(model, path)
+    return model, path
 
 
 def _as_the_checker_likes(bare: ModelProto) -> ModelProto:
@@ -114,16 +133,18 @@ def _parse(data: bytes, what: str) -> ModelProto:
     return model
 
 
-def _analyse(model: ModelProto, bare: ModelProto, path: Path | None) -> LoadedModel:
+def _analyse(model: ModelProto, bare: ModelProto, path: Path | None, check: Check) -> LoadedModel:
     constants = _initializer_values(model)
     folder, folded = Folder(model), set[int]()
     types: dict[str, TensorType] = {}
     for _ in range(_ROUNDS):
+        check()
         types = infer(bare, constants)
         before = len(folded)
         for i, node in enumerate(model.graph.node):
             if i in folded:
                 continue
+            check()
             values = folder.fold(node, types, constants)
             if values is None:
                 continue
@@ -150,7 +171,7 @@ def _initializer_values(model: ModelProto) -> dict[str, Array]:
         if tensor.name in defaults or tensor.data_type == TensorProto.STRING:
             continue
         try:
-            values[tensor.name] = numpy_helper.to_array(tensor)
+            values[tensor.name] = array_of(tensor)
         except Exception as error:  # to_array raises whatever the decoding of its data type raises
             raise InputRejected(f"initializer {tensor.name!r} is broken: {error}") from error
     return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -13,6 +13,7 @@ from egraph_opt.errors import EgraphOptError
 from egraph_opt.frontends.onnx_emit import KERNEL_DOMAIN, Emitter, emit_call
 from egraph_opt.frontends.onnx_model import LoadedModel, other_imports, overridable, used_names
 from egraph_opt.frontends.onnx_reader import topological
+from egraph_opt.frontends.onnx_weights import content_of, point, size_of
 from egraph_opt.frontends.regions import Region
 from egraph_opt.ir.program import Plan, Step
 from egraph_opt.ir.terms import Call, Compute, Reshape
@@ -22,6 +23,8 @@ LARGEST_MODEL = 1_900_000_000
 _ALIGNMENT = 4096
 # Tensors below this many bytes stay in the model file.
 SMALLEST_WEIGHT = 1024
+# A tensor of so many bytes is written by itself: protobuf takes four times the bytes of a message to write it.
+LARGEST_PIECE = 1 << 24
 
 
 @dataclass
@@ -61,7 +64,7 @@ def rebuild(
             _emit_plan(emitter, loaded, region, replacements[region.index], kernels or {})
             units.append(_Unit(emitter.nodes))
     units += _needed_folded(loaded, units)
-    model = _copy_frame(loaded.model)
+    model = copy_frame(loaded.model)
     graph = model.graph
     graph.node.extend(node for unit in _ordered(units) for node in unit.nodes)
     _add_initializers(model, loaded.graph, emitter.initializers)
@@ -83,7 +86,7 @@ def _emit_plan(emitter: Emitter, loaded: LoadedModel, region: Region, plan: Plan
     names = {source.name: source.name for source in plan.inputs}
     for name, value in plan.constants.items():
         original = loaded.constants.get(name)
-        unchanged = original is not None and name not in loaded.producer and _same(original, value)
+        unchanged = original is not None and name not in loaded.producer and same(original, value)
         names[name] = name if unchanged else emitter.constant(np.asarray(value, dtype=np.float32), f"{name}/constant")
     owned = {step.name for step in plan.steps}
     copies: list[tuple[str, str]] = []
@@ -120,7 +123,7 @@ def emit_step(emitter: Emitter, step: Step, names: Mapping[str, str], kernels: M
             raise EgraphOptError(f"no kernel was given for step {step.name!r}")
 
 
-def _same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+def same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
     if one is other:
         return True
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
@@ -157,16 +160,16 @@ def _ordered(units: Sequence[_Unit]) -> list[_Unit]:
     return [units[i] for i in order]
 
 
-def _copy_frame(source: ModelProto) -> ModelProto:
+def copy_frame(source: ModelProto) -> ModelProto:
     """All but nodes, initializers and what is known about intermediate tensors; never one big serialized string."""
     model = ModelProto()
-    _copy_fields(source, model, frozenset(("graph",)))
+    copy_fields(source, model, frozenset(("graph",)))
     left_out = frozenset(("node", "initializer", "value_info", "quantization_annotation"))
-    _copy_fields(source.graph, model.graph, left_out)
+    copy_fields(source.graph, model.graph, left_out)
     return model
 
 
-def _copy_fields(source: Any, target: Any, left_out: frozenset[str]) -> None:
+def copy_fields(source: Any, target: Any, left_out: frozenset[str]) -> None:
     for descriptor, value in source.ListFields():
         if descriptor.name in left_out:
             continue
@@ -178,7 +181,7 @@ def _copy_fields(source: Any, target: Any, left_out: frozenset[str]) -> None:
             setattr(target, descriptor.name, value)
 
 
-def _add_initializers(model: ModelProto, original: GraphProto, made: Mapping[str, TensorProto]) -> None:
+def _add_initializers(model: ModelProto, original: GraphProto, made: dict[str, TensorProto]) -> None:
     graph, keep = model.graph, overridable(model)
     read = {name for node in graph.node for name in used_names(node)} | {value.name for value in graph.output} | keep
     new = [tensor for name, tensor in made.items() if name in read]
@@ -188,9 +191,13 @@ def _add_initializers(model: ModelProto, original: GraphProto, made: Mapping[str
         inputs += [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in new]
         del graph.input[:]
         graph.input.extend(inputs)
-    for tensor in (*(tensor for tensor in original.initializer if tensor.name in read), *new):
+    old = [tensor for tensor in original.initializer if tensor.name in read]
+    made.clear()
+    new.reverse()
+    while old or new:
+        tensor = old.pop(0) if old else new.pop()  # each new one is freed when it is copied
         copy = graph.initializer.add()
-        _copy_fields(tensor, copy, frozenset())  # field by field: a tensor of 2 GiB cannot be copied as a whole
+        copy_fields(tensor, copy, frozenset())  # field by field: a tensor of 2 GiB cannot be copied as a whole
 
 
 def _add_value_info(graph: GraphProto, original: GraphProto) -> None:
@@ -233,41 +240,79 @@ class DataFile(Sequence[bytes]):
             raise IndexError(position)
         number, is_tensor = divmod(position, 2)
         if is_tensor:
-            return bytes(self.tensors[number].raw_data)
-        end = self.offsets[number - 1] + len(self.tensors[number - 1].raw_data) if number else 0
+            return content_of(self.tensors[number])
+        end = self.offsets[number - 1] + size_of(self.tensors[number - 1]) if number else 0
         return bytes(self.offsets[number] - end)
 
 
-def weights(model: ModelProto) -> DataFile:
-    """What belongs into a data file beside a model; nothing for one that fits into its own."""
+def weights(model: ModelProto, largest: int | None = None) -> DataFile:
+    """What belongs into a data file beside a model; nothing for one whose weights take at most ``largest`` bytes."""
     tensors, offsets, end = list[TensorProto](), list[int](), 0
     for tensor in model.graph.initializer:
-        size = len(tensor.raw_data)
+        size = size_of(tensor)
         if size >= SMALLEST_WEIGHT:
             tensors.append(tensor)
             offsets.append(end + -end % _ALIGNMENT)
             end = offsets[-1] + size
-    return DataFile(tensors, offsets) if end > LARGEST_MODEL else DataFile((), ())
+    return DataFile(tensors, offsets) if end > (LARGEST_MODEL if largest is None else largest) else DataFile((), ())
 
 
-def serialized(model: ModelProto, data_file: str) -> bytes:
+def serialized(model: ModelProto, data_file: str, largest: int | None = None) -> bytes:
     """The bytes of the model file; of a model too large for one, the ``weights`` lie in ``data_file``."""
-    data = weights(model)
-    if not data:
-        return bytes(model.SerializeToString(deterministic=True))
-    outline, offsets = _copy_frame(model), iter(data.offsets)
+    return b"".join(pieces(model, data_file, largest))
+
+
+def pieces(model: ModelProto, data_file: str, largest: int | None = None) -> Iterator[bytes]:
+    """The bytes of the model file, large tensors one at a time; see ``serialized``."""
+    data = weights(model, largest)
+    alone = (t.data_location == TensorProto.EXTERNAL or size_of(t) >= LARGEST_PIECE for t in model.graph.initializer)
+    if not data and not any(alone):
+        yield bytes(model.SerializeToString(deterministic=True))
+        return
+    outline, offsets = copy_frame(model), iter(data.offsets)
     graph = outline.graph
     graph.node.extend(model.graph.node)
     graph.value_info.extend(model.graph.value_info)
     graph.quantization_annotation.extend(model.graph.quantization_annotation)
-    for tensor in model.graph.initializer:
-        size = len(tensor.raw_data)
-        if size < SMALLEST_WEIGHT:
-            graph.initializer.append(tensor)
-            continue
-        entry = graph.initializer.add()
-        _copy_fields(tensor, entry, frozenset(("raw_data",)))
-        entry.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", data_file), ("offset", str(next(offsets))), ("length", str(size))):
-            entry.external_data.add(key=key, value=value)
-    return bytes(outline.SerializeToString(deterministic=True))
+    if data:
+        for tensor in model.graph.initializer:
+            size = size_of(tensor)
+            if size < SMALLEST_WEIGHT:
+                graph.initializer.append(tensor)
+                continue
+            entry = graph.initializer.add()
+            copy_fields(tensor, entry, frozenset(("raw_data", "external_data")))
+            point(entry, data_file, next(offsets), size)
+        yield bytes(outline.SerializeToString(deterministic=True))
+        return
+    content = bytes(graph.SerializeToString(deterministic=True))
+    heads = [_head(tensor) for tensor in model.graph.initializer]
+    sizes = [len(head) + size_of(tensor) for head, tensor in zip(heads, model.graph.initializer, strict=True)]
+    outline.ClearField("graph")
+    yield bytes(outline.SerializeToString(deterministic=True))
+    yield _opening(_GRAPH, len(content) + sum(len(_opening(_INITIALIZER, size)) + size for size in sizes))
+    yield content
+    for tensor, head, size in zip(model.graph.initializer, heads, sizes, strict=True):
+        yield _opening(_INITIALIZER, size) + head
+        yield content_of(tensor)
+
+
+# Field numbers of the ONNX format.
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+
+
+def _head(tensor: TensorProto) -> bytes:
+    """All of a serialized tensor but its raw data, which follow."""
+    small = TensorProto()
+    copy_fields(tensor, small, frozenset(("raw_data", "external_data", "data_location")))
+    head = bytes(small.SerializeToString(deterministic=True))
+    return head + _opening(_RAW_DATA, size_of(tensor)) if tensor.HasField("raw_data") or size_of(tensor) else head
+
+
+def _opening(field: int, length: int) -> bytes:
+    """What stands before a field of so many bytes in protobuf's encoding."""
+    found, rest = bytearray([field << 3 | 2]), length
+    while rest >= 128:
+        found.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([*found, rest])

@@ -183,7 +183,7 @@ SIZES = (
     case("long loop beside a region", (0, 3, 5), "", loop(2**62, STEP, DENSE), limit=True),
     case("loop that doubles", (0, 3, 5), "", loop(60, [node("Concat", "v v", "u", axis=0)], DENSE), limit=True),
     case("chain of 20,000 nodes", 0, "written", content(lambda: chain(20_000)), limit=True),
-    case("200 additions of a sum to itself", 0, "written", content(lambda: doubled(200)), limit=True),
+    case("2,000 additions of a sum to itself", 0, "written", content(lambda: doubled(2000)), limit=True),
     case("5,000 results", 0, "written", content(lambda: wide(5_000)), limit=True),
     case("sum of 20,000", (0, 3), "", one("Sum", " ".join(["x"] * 20_000))),
     case("concatenation of 20,000", (0, 3), "", one("Concat", " ".join(["x"] * 20_000), axis=0)),
