@@ -16,33 +16,31 @@ from egraph_opt.backends.model_timer import TimedModel
 from egraph_opt.errors import EgraphOptError, one_line
 from egraph_opt.extract.implement import Implementer
 from egraph_opt.extract.own_kernels import refuse_wrong
+from egraph_opt.extract.plans import step_names
 from egraph_opt.extract.profiler import timing_opset
-from egraph_opt.frontends.onnx_writer import rebuild, serialized, weights
+from egraph_opt.extract.search import STEP_SECONDS
+from egraph_opt.frontends.onnx_costs import work_of_plan, work_of_region
+from egraph_opt.frontends.onnx_storage import store as store
+from egraph_opt.frontends.onnx_storage import stored
+from egraph_opt.frontends.onnx_writer import rebuild
 from egraph_opt.ir.program import Plan
-from egraph_opt.ir.terms import Call
+from egraph_opt.ir.terms import Call, Compute
+from egraph_opt.limits import OUT_OF_MEMORY as OUT_OF_MEMORY
+from egraph_opt.limits import OUT_OF_TIME as OUT_OF_TIME
+from egraph_opt.limits import Limits
 from egraph_opt.runtime.report import Accuracy, RevertedRegion
 
 if TYPE_CHECKING:
     import onnx
 
     from egraph_opt.extract.profile import Profile
+    from egraph_opt.extract.search import Search
     from egraph_opt.frontends.onnx_model import LoadedModel
     from egraph_opt.frontends.regions import Region
     from egraph_opt.verification import Judge
 
-OUT_OF_TIME = "the time limit was reached"
-
-
-def store(model: onnx.ModelProto, folder: Path) -> Path:
-    """Write a model of any size into an empty or new folder; returns the model file."""
-    folder.mkdir(exist_ok=True)
-    path = folder / "model.onnx"
-    content, chunks = serialized(model, "model.onnx.data"), weights(model)
-    if chunks:
-        with (folder / "model.onnx.data").open("wb") as file:
-            file.writelines(chunks)
-    path.write_bytes(content)
-    return path
+# Where nothing is measured a plan replaces nodes only if these should take so many times as long.
+CHEAPER = 1.02
 
 
 def digest(path: Path) -> str:
@@ -65,6 +63,7 @@ class Candidate:
     kernels: tuple[str, ...]
     reverted: tuple[RevertedRegion, ...] = ()
     accuracy: Accuracy | None = None
+    compiled: tuple[tvm_build.CompiledKernel, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -80,41 +79,74 @@ class Candidate:
 
 @dataclass
 class Builder:
-    """Builds candidates in ``folder``; every kernel is compiled once. Without a ``compiler`` there are no kernels."""
+    """Builds candidates in ``folder``; every kernel is compiled once. Without a ``compiler`` there are no kernels.
+
+    ``objects`` are kernels by name that are compiled already. Nothing is built beyond ``limits``.
+    """
 
     loaded: LoadedModel
     regions: Sequence[Region]
     profile: Profile
     compiler: Path | None
     folder: Path
+    objects: dict[str, bytes] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
     built: int = 0
-    _objects: dict[str, bytes] = field(default_factory=dict)
     _tried: set[str] = field(default_factory=set)
+
+    def saves(self, search: Search, measured: bool) -> bool:
+        """Whether it makes sense to put the plan that a search found in the place of its region's nodes.
+
+        Without measurements it must be cheaper by the estimates that the nodes are held against, too; where models are
+        timed it must not be the same nodes. So a model that was optimized before stays as it is.
+        """
+        if search.outcome is None:
+            return False
+        choice = search.outcome.choice
+        names = step_names(search.problem, choice, search.prefix)
+        seconds = {
+            names[owner]: STEP_SECONDS + alternative.estimate
+            for owner, alternative in choice.steps
+            if isinstance(alternative.step, Compute) and owner in names
+        }
+        implementer = Implementer(self.profile, self.compiler is not None)
+        region = next(region for region in self.regions if region.program is search.program)
+        try:
+            implemented = implementer.implement(search.outcome.plan)
+            kernels = {name: seconds.get(name, 0.0) for name in implementer.names}
+            after = work_of_plan(implemented, kernels, self.loaded)
+        except Exception:
+            return True  # building it will say what is wrong
+        before = work_of_region(self.loaded, region)
+        return not after.is_like(before) if measured else after.seconds * CHEAPER < before.seconds
 
     def build(self, plans: Mapping[int, Plan]) -> Candidate:
         """The model with these plans in the place of their regions.
 
         Raises EgraphOptError where one of them cannot be written.
         """
+        self.limits.check()
         implementer = Implementer(self.profile, self.compiler is not None)
         implemented = {index: implementer.implement(plan) for index, plan in sorted(plans.items())}
-        model = rebuild(self.loaded, self.regions, implemented, implementer.names)
         folder = self.folder / f"candidate{self.built}"
         self.built += 1
-        path, library = store(model, folder), None
+        model = stored(rebuild(self.loaded, self.regions, implemented, implementer.names), folder)
+        path, library = folder / "model.onnx", None
         names = tuple(sorted(implementer.kernels))
         if names:
             for name in names:
-                if name not in self._objects:
-                    self._objects[name] = tvm_build.compile_object(implementer.kernels[name])
+                if name not in self.objects:
+                    self.limits.check()
+                    self.objects[name] = tvm_build.compile_object(implementer.kernels[name])
             library = tvm_build.build_library(
                 [implementer.kernels[name] for name in names],
                 folder / "model.kernels.so",
                 compiler=str(self.compiler),
-                objects=self._objects,
+                objects=self.objects,
             )
             self._try(implementer.untried, library)
-        return Candidate(model, TimedModel(path, library), dict(plans), names)
+        compiled = tuple(tvm_build.CompiledKernel(implementer.kernels[name], self.objects[name]) for name in names)
+        return Candidate(model, TimedModel(path, library), dict(plans), names, compiled=compiled)
 
     def _try(self, untried: Mapping[str, Call], library: Path) -> None:
         """Kernels of users run here for the first time: in a process of their own, each once."""
@@ -146,7 +178,7 @@ class Prover:
         outcome = self._attempt(plans)
         if isinstance(outcome, Candidate):
             return outcome
-        if len(plans) == 1 or time.monotonic() > self.deadline:
+        if len(plans) == 1 or time.monotonic() > self.deadline or outcome in (OUT_OF_TIME, OUT_OF_MEMORY):
             reverted += [self._reverted(index, outcome) for index in plans]
             return None
         order = sorted(plans)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import inf
 from typing import TYPE_CHECKING
 
-from egraph_opt.candidates import OUT_OF_TIME
 from egraph_opt.egraph.saturate import Budget
-from egraph_opt.errors import EgraphOptError, one_line
+from egraph_opt.errors import EgraphOptError, LimitReached
 from egraph_opt.extract.alternatives import Extraction
+from egraph_opt.extract.portable_extraction import PortableExtraction
 from egraph_opt.extract.roofline import Device
 from egraph_opt.extract.search import Search
-from egraph_opt.runtime.progress import Progress, ProgressCallback
-from egraph_opt.runtime.report import PackUse, RevertedRegion, Saturation, SaturationRound
+from egraph_opt.limits import OUT_OF_MEMORY, OUT_OF_TIME
+from egraph_opt.run import READING_SHARE, SATURATION_SHARE, Run
+from egraph_opt.runtime.progress import Progress
+from egraph_opt.runtime.report import PackUse, Saturation, SaturationRound
 from egraph_opt.saturation import Saturator
 from egraph_opt.saturation_worker import Saturated
 
@@ -32,27 +34,34 @@ SATURATION_SECONDS, REGION_SECONDS = 120.0, 60.0
 # Where no firing of a rule is found to be wrong, so many rules are left out in turn.
 RULES_TRIED = 8
 
-Phase = Callable[[str], AbstractContextManager[None]]
 # Chooses and measures the plans of some searches.
 Measure = Callable[[Sequence[Search]], None]
+
+
+def free_prefix(names: Iterable[str]) -> str:
+    """A short text such that none of the names begins with it and a digit."""
+    taken = set(names)
+    prefix = "r"
+    while any(re.match(rf"{prefix}\d", name) for name in taken):
+        prefix += "r"
+    return prefix
 
 
 @dataclass
 class Explorer:
     """The searches of all ``regions`` by their index. The names of all steps will begin with ``prefix`` and a number.
 
-    ``phase`` keeps the time of what happens inside it; regions that cannot be explored are ``reverted``. Plans call
-    none of the library operators that are ``unavailable``.
+    Plans call none of the library operators that are ``unavailable``. With ``portable`` at an opset, kernels cost what
+    the standard operators cost they are written with. ``device`` says what steps should take.
     """
 
     regions: Sequence[Region]
     saturator: Saturator
     prefix: str
-    phase: Phase
-    progress: ProgressCallback
-    reverted: list[RevertedRegion]
-    deadline: float = inf
+    run: Run
     unavailable: frozenset[str] = frozenset()
+    portable: int | None = None
+    device: Device = field(default_factory=Device)
     searches: dict[int, Search] = field(default_factory=dict)
     found: dict[int, Saturated] = field(default_factory=dict)
 
@@ -85,13 +94,14 @@ class Explorer:
     def explore(self, regions: Iterable[Region] | None = None) -> None:
         """Saturate regions, all of them unless told which, until the time for it is used up."""
         chosen = list(self.regions if regions is None else regions)
-        until = min(time.monotonic() + SATURATION_SECONDS, self.deadline)
+        until = min(time.monotonic() + SATURATION_SECONDS, self.run.deadline(SATURATION_SHARE))
+        limits = self.run.limits(READING_SHARE)
         for number, region in enumerate(chosen):
             left = until - time.monotonic()
-            if left <= 0:
-                self.revert(region, OUT_OF_TIME)
+            if left <= 0 or (reason := limits.reached()):
+                self.run.revert(region, OUT_OF_TIME if left <= 0 else reason)
                 continue
-            self.progress(Progress("saturate", f"region {region.index}", number, len(chosen)))
+            self.run.progress(Progress("saturate", f"region {region.index}", number, len(chosen)))
             # No region takes the time of all that follow.
             budget = Budget(seconds=min(REGION_SECONDS, left, 4 * left / (len(chosen) - number)))
             with self._or_revert(region):
@@ -99,11 +109,16 @@ class Explorer:
 
     def _explore(self, region: Region, budget: Budget, until: float) -> None:
         while True:
-            with self.phase("saturate"):
+            with self.run.phase("saturate"):
                 found = self.saturator.saturate(region.program, budget, until)
-            with self.phase("extract"):
+            with self.run.phase("extract"):
                 try:
-                    problem = Extraction(found.snapshot, Device(), self.unavailable).problem(region.program.outputs)
+                    extraction = self._extraction(found.snapshot)
+                    extraction.check = self.run.limits(READING_SHARE).check
+                    extraction.any_order = self.saturator.selection.fp == "real"
+                    problem = extraction.problem(region.program.outputs)
+                except LimitReached:
+                    raise
                 except Exception as error:
                     suspects = self.saturator.suspects(found)
                     if not suspects:
@@ -115,9 +130,10 @@ class Explorer:
             self.searches[region.index] = Search(problem, region.program, f"{self.prefix}{region.index}s")
             return
 
-    def revert(self, region: Region, why: str) -> None:
-        """Leave a region as it is."""
-        self.reverted.append(RevertedRegion(str(region.index), one_line(why), len(region.nodes)))
+    def _extraction(self, snapshot: Snapshot) -> Extraction:
+        if self.portable is None:
+            return Extraction(snapshot, self.device, self.unavailable)
+        return PortableExtraction(snapshot, self.portable, self.unavailable)
 
     @contextmanager
     def _or_revert(self, region: Region) -> Iterator[None]:
@@ -125,13 +141,13 @@ class Explorer:
         try:
             yield
         except EgraphOptError as error:
-            self.revert(region, str(error))
+            self.run.revert(region, str(error))
         except RecursionError:
-            self.revert(region, "its terms are nested too deeply")
+            self.run.revert(region, "its terms are nested too deeply")
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # egglog's panics are not Exceptions
-            self.revert(region, f"internal error: {type(error).__name__}: {error}")
+            self.run.revert(region, f"internal error: {type(error).__name__}: {error}")
 
     def vet(self, prover: Prover, measure: Measure) -> None:
         """Verify the plans of regions in which foreign rules fired; packs that lie are dropped and their regions
@@ -161,10 +177,12 @@ class Explorer:
         plans = {i: item.plan for i in indices if (item := self.searches[i].outcome) is not None}
         if not plans:
             return {}
-        self.progress(Progress("verify", "plans of foreign rules"))
-        with self.phase("build and verify"):
+        self.run.progress(Progress("verify", "plans of foreign rules"))
+        with self.run.phase("build and verify"):
             _, reverted = prover.prove(plans)
-        return {int(entry.region): entry.reason for entry in reverted if entry.reason != OUT_OF_TIME}
+        return {
+            int(entry.region): entry.reason for entry in reverted if entry.reason not in (OUT_OF_TIME, OUT_OF_MEMORY)
+        }
 
     def _tried_without(self, index: int, reason: str, prover: Prover, measure: Measure) -> dict[str, str]:
         """The packs of a region whose plan is right once one of their rules, one of them or all of them are gone."""

@@ -13,15 +13,21 @@ from egraph_opt.runtime.report import Report
 if TYPE_CHECKING:
     import onnx
 
+    from egraph_opt.backends.tvm_build import CompiledKernel
+
 
 @dataclass
 class Result:
-    """An optimized ``model``, its kernel ``library`` if kernels were generated (its bytes), and the ``report``."""
+    """An optimized ``model``, its kernel ``library`` if kernels were generated (its bytes), and the ``report``.
+
+    ``compiled`` are the kernels that the library was linked from.
+    """
 
     model: onnx.ModelProto
     report: Report
     library: bytes | None = None
     threads: int | None = None
+    compiled: tuple[CompiledKernel, ...] = field(default=(), repr=False)
     _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     def session(self) -> Any:
@@ -52,10 +58,10 @@ class Result:
         return written
 
     def _write(self, output: Path) -> tuple[Path, ...]:
-        from egraph_opt.frontends.onnx_writer import serialized, weights
+        from egraph_opt.frontends.onnx_writer import pieces, weights
         from egraph_opt.runtime.artifacts import data_path, write_model
 
         large = weights(self.model)
         stored = data_path(output, large) if large else None
-        content = serialized(self.model, stored.name if stored is not None else "")
+        content = pieces(self.model, stored.name if stored is not None else "")
         return write_model(output, content, self.library, large, stored)

@@ -26,6 +26,7 @@ from egraph_opt.egraph.saturate import Budget, Round, Saturation, saturate
 from egraph_opt.egraph.snapshot import Snapshot
 from egraph_opt.egraph.soundness import Verdict, judge
 from egraph_opt.errors import UsageError, one_line
+from egraph_opt.exploration import free_prefix
 from egraph_opt.extract.cost_model import CostModel, StepInfo
 from egraph_opt.extracted import Extracted, ExtractedModel, Home, extract
 from egraph_opt.ir import printing
@@ -35,7 +36,6 @@ from egraph_opt.ir.interpreter import Arithmetic, FloatArithmetic
 from egraph_opt.ir.program import Program
 from egraph_opt.ir.terms import Read
 from egraph_opt.packs import Pack, Selection
-from egraph_opt.pipeline import free_prefix
 from egraph_opt.rules.schedule import GROUPS, SIMPLIFICATION, Phase, schedule
 
 if TYPE_CHECKING:

@@ -84,10 +84,18 @@ def test_chunks_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 LARGE = """
-import resource, sys
+import os, sys, threading, time
 from egraph_opt.cli import main
-code = main(["optimize", *sys.argv[1:], "-q", "--cost", "static", "--portable", "--verify", "0", "--threads", "1"])
-print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+from egraph_opt.limits import held_by
+peak = 0
+def watch():
+    global peak
+    while True:
+        peak = max(peak, held_by(os.getpid()))
+        time.sleep(0.02)
+threading.Thread(target=watch, daemon=True).start()
+code = main(["optimize", *sys.argv[1:], "-q", "--cost", "static", "--portable", "--threads", "1"])
+print(code, peak >> 20)
 """
 
 
@@ -108,4 +116,5 @@ def test_a_weight_beyond_2_gib(tmp_path: Path) -> None:
     assert code == 0, done.stderr
     (stored,) = tmp_path.glob("o.onnx.*.data")
     assert stored.stat().st_size >= 4 * side * side
-    assert megabytes <= 5 * 4 * side * side / 2**20 + 1024
+    assert megabytes <= 3 * 4 * side * side / 2**20 + 1024, megabytes
+    print(f"{megabytes} MiB for {4 * side * side >> 20} MiB of weights")

@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 
 from egraph_opt.backends import onnxruntime
 from egraph_opt.errors import InputRejected, UsageError
-from egraph_opt.pipeline import free_prefix, optimize
+from egraph_opt.exploration import free_prefix
+from egraph_opt.pipeline import optimize
 from tests.pipeline.support import FLOAT, INT64, answers, build, node, normal, signature, static, wrong
 
 

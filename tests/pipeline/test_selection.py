@@ -7,8 +7,7 @@ from typing import Any
 import onnx
 import pytest
 
-from egraph_opt import pipeline
-from egraph_opt.backends import model_timer
+from egraph_opt import contest
 from egraph_opt.errors import InputRejected
 from egraph_opt.extract import profiler, search
 from egraph_opt.extract.profile import Measurement, Profile
@@ -49,7 +48,7 @@ def timer(monkeypatch) -> Any:
             if not self.profile.knows(signature, implementation):
                 self.profile.add([Measurement(signature, implementation, (1.0,))])
 
-    monkeypatch.setattr(model_timer, "time_models", time_models)
+    monkeypatch.setattr(contest, "time_models", time_models)
     monkeypatch.setattr(profiler.Profiler, "measure", measure)
     return state
 
@@ -97,8 +96,8 @@ def test_a_median_that_noise_could_have_made_is_not_worth_it() -> None:
     steady = Comparison.of([10.0] * 8, [9.0] * 8)
     noisy = Comparison.of([10.0] * 8, [8.0] * 5 + [11.0] * 3)
     assert noisy.ratio.median > steady.ratio.median
-    assert pipeline._is_faster(steady)
-    assert not pipeline._is_faster(noisy)
+    assert contest.is_faster(steady)
+    assert not contest.is_faster(noisy)
 
 
 def test_the_second_run_gets_its_latencies_from_the_database(timer, tmp_path: Path) -> None:
@@ -113,14 +112,14 @@ def test_the_second_run_gets_its_latencies_from_the_database(timer, tmp_path: Pa
 
 def test_a_candidate_that_cannot_be_timed_is_dropped(timer, tmp_path: Path, monkeypatch) -> None:
     timer.clock = lambda graph: 4.0 - len(replaced(graph))
-    working = model_timer.time_models
+    working = contest.time_models
 
     def time_models(models: Any, **options: Any) -> Any:
         if any(len(replaced(onnx.load(timed.model).graph)) > 1 for timed in models):
             raise InputRejected("the process died")
         return working(models, **options)
 
-    monkeypatch.setattr(model_timer, "time_models", time_models)
+    monkeypatch.setattr(contest, "time_models", time_models)
     result = run(chain_of_regions(2), tmp_path / "p")
     assert "a candidate was dropped: the process died" in result.report.notes
     assert result.report.latency.speedup.median == pytest.approx(4 / 3)
@@ -182,7 +181,7 @@ def test_costs_of_convolutions_in_chains() -> None:
 
 def test_without_memory_for_timing_the_original_is_kept(timer, tmp_path: Path, monkeypatch) -> None:
     timer.clock = lambda graph: 4.0 - len(replaced(graph))
-    monkeypatch.setattr("egraph_opt.backends.environment.memory_suffices", lambda: False)
+    monkeypatch.setattr("egraph_opt.contest.memory_suffices", lambda: False)
     result = run(chain_of_regions(2), tmp_path / "p")
     assert result.report.unchanged_because == "nothing faster was found"
     assert "too little memory is free to time the candidates beside the original" in result.report.notes
