@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 # Installed packs announce themselves under this entry point group; the value is a Pack or a function that returns one.
 ENTRY_POINTS = "egraph_opt.rules"
-# strict: only rules that keep every bit. default: sums and products may be re-ordered, too. real: whatever holds for
-# real numbers. Approximate rules run only where they, their group or their pack are named with "+".
+# strict: only rules that keep every bit, and nodes that sum stay as they are. default: sums and products may be
+# re-ordered, too. real: whatever holds for real numbers. Approximate rules run only where they, their group or their
+# pack are named with "+".
 Policy = Literal["strict", "default", "real"]
 POLICIES: tuple[str, ...] = get_args(Policy)
 BUILT_IN = "built-in"

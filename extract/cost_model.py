@@ -135,6 +135,9 @@ class PricedExtraction(Extraction):
             return super()._better(body, other)
         return body.price < other.price * (1 - 1e-9)
 
+    def _may_improve(self, owner: int, size: int, density: float, leaves: frozenset[int]) -> bool:
+        return True  # told by the price, which _body finds
+
     def _density(self, node: ENode, parts: tuple[Body, ...]) -> float:
         return 0.0  # counted in _body
 
@@ -180,7 +183,8 @@ class PricedExtraction(Extraction):
             case "Sum":
                 return Call("ReduceSum", "", arguments, result)
             case "Reduce":
-                return Call(f"Reduce{str(a[0]).capitalize()}", "", arguments, result)
+                operation = "max" if a[0] == "pool" else str(a[0])
+                return Call(f"Reduce{operation.capitalize()}", "", arguments, result)
             case "Mul" | "Add":
                 function = node.constructor.lower()
             case "Apply1" | "Apply2":

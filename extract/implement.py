@@ -8,8 +8,9 @@ from egraph_opt.backends import tvm_build
 from egraph_opt.extract.alternatives import signature
 from egraph_opt.extract.own_kernels import has_code, has_kernel, kernel_of_call
 from egraph_opt.extract.portable_plan import held_shapes, written_portably
-from egraph_opt.extract.profile import Profile
-from egraph_opt.extract.profiler import KERNEL, LIBRARY, PORTABLE, kernel_of
+from egraph_opt.extract.profile import KERNEL, Profile
+from egraph_opt.extract.profiler import LIBRARY, PORTABLE, kernel_of
+from egraph_opt.extract.tidy import tidied
 from egraph_opt.ir.program import Plan, Step
 from egraph_opt.ir.terms import Call, Compute
 
@@ -40,8 +41,9 @@ class Implementer:
             if not isinstance(step.buffer, Compute):
                 steps.append(step)
                 continue
-            best = self.profile.best(signature(step.buffer))
-            choice = best.implementation if best is not None else KERNEL
+            best = self.profile.verdict(signature(step.buffer))
+            failed = best is None and self.profile.knows(signature(step.buffer), KERNEL)
+            choice = PORTABLE if failed else best.implementation if best is not None else KERNEL
             if choice == PORTABLE or not self.kernels_allowed or not has_code(step.buffer):
                 written, more = written_portably(step, step.buffer, held)
                 steps += written
@@ -49,7 +51,7 @@ class Implementer:
             else:
                 self._add(step, kernel_of(step, choice.removeprefix(KERNEL)))
                 steps.append(step)
-        return Plan(plan.inputs, tuple(steps), plan.outputs, constants)
+        return tidied(Plan(plan.inputs, tuple(steps), plan.outputs, constants))
 
     def _call(self, step: Step, call: Call) -> None:
         """A call keeps its operator, or is computed by the user's kernel for it."""

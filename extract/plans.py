@@ -16,6 +16,8 @@ from egraph_opt.ir.terms import Buffer, Call, Compute, Read, Reshape, Source, Te
 
 # Folded weights may not outgrow this many bytes in total.
 FOLDED_BYTES = 1 << 31
+# Values in between that are kept for other weights that need them, too.
+REMEMBERED_BYTES = 1 << 27
 
 
 def build_plan(problem: Problem, choice: Choice, program: Program, *, prefix: str) -> Plan:
@@ -107,7 +109,11 @@ class _Builder:
             return self.names[owner]
         if owner in self.problem.folded:
             name = f"{self.prefix}folded{len(self.constants)}"
-            self.constants[name] = self._folded(owner).astype(np.float32)
+            if owner not in self.problem.values:
+                self.problem.values[owner] = self._folded(owner).astype(np.float32)
+                if sum(value.nbytes for value in self.folder.values.values()) > REMEMBERED_BYTES:
+                    self.folder.values.clear()
+            self.constants[name] = self.problem.values[owner]
             self.names[owner] = name
             if sum(value.nbytes for value in self.constants.values()) > FOLDED_BYTES:
                 raise EgraphOptError("the weights folded ahead of time would take more than 2 GiB")

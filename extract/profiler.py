@@ -15,17 +15,19 @@ from egraph_opt.backends.model_timer import Expected, TimedModel, time_each
 from egraph_opt.errors import BackendMissing, EgraphOptError
 from egraph_opt.extract.alternatives import Alternative
 from egraph_opt.extract.own_kernels import has_code, has_kernel, kernel_of_call, trial
-from egraph_opt.extract.profile import Measurement, Profile
+from egraph_opt.extract.profile import KERNEL, Measurement, Profile
 from egraph_opt.frontends.onnx_emit import supports
 from egraph_opt.frontends.onnx_standalone import standalone
 from egraph_opt.frontends.portable import Portable, express
 from egraph_opt.ir import library
 from egraph_opt.ir.program import Step, kernel_signature
 from egraph_opt.ir.terms import Call, Compute, Reshape, Tensor
+from egraph_opt.limits import Limits
 
 PORTABLE = "standard operators"
 LIBRARY = "library"
-KERNEL = "kernel "
+# Of a step whose kernels failed, when standard operators cannot do it either.
+NOTHING = "none"
 # Models timed by one worker process: a crash costs at most this many measurements a second try.
 BATCH = 24
 BATCH_SECONDS = 120.0
@@ -94,7 +96,9 @@ class Profiler:
     """Times the implementations of steps and keeps the results in a profile.
 
     ``compiler`` links kernels; without one only standard operators are timed. ``thorough`` tries all schedules of a
-    kernel instead of the default one. Nothing new is begun after ``deadline`` (monotonic seconds).
+    kernel instead of the default one. Nothing new is begun after ``deadline`` (monotonic seconds) or beyond ``limits``.
+    ``objects`` are the compiled kernels that the model will need, by name; ``unbuilt`` says why some cannot be had, by
+    signature.
     """
 
     profile: Profile
@@ -103,6 +107,9 @@ class Profiler:
     opset: int
     thorough: bool = False
     deadline: float = inf
+    limits: Limits = field(default_factory=Limits)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    unbuilt: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def runnable(self) -> Runnable:
@@ -114,6 +121,15 @@ class Profiler:
 
         Failures are recorded as such.
         """
+        self._measure(steps, progress)
+        again = [(signature, step) for signature, step in steps if self.profile.verdict(signature) is None]
+        if again:  # their kernels failed
+            self._measure(again, progress)
+        for signature, _ in again:
+            if self.profile.verdict(signature) is None and not self._late():
+                self.profile.add([Measurement(signature, NOTHING, (), "no implementation")])
+
+    def _measure(self, steps: Sequence[tuple[str, Step]], progress: Callable[[int, int], None]) -> None:
         candidates: list[Candidate] = []
         for signature, step in steps:
             if self._late():
@@ -129,12 +145,32 @@ class Profiler:
             self.profile.add(measured)
             done += len(batch)
             progress(done, len(candidates))
-        for signature, _ in steps:
-            if self.profile.best(signature) is None:
-                self.profile.add([Measurement(signature, "none", (), "no implementation")])
+
+    def build(self, steps: Sequence[tuple[str, Step]]) -> bool:
+        """Compile kernels that were never measured, of steps given with their signatures; whether all can be built.
+
+        Failures are recorded like those of measured ones. What there is no time for is left to whoever needs it.
+        """
+        complete = True
+        for signature, step in steps:
+            kernels = self.compiler is not None and isinstance(step.buffer, Compute) and has_code(step.buffer)
+            if not kernels or self.profile.knows(signature, KERNEL) or self._late():
+                continue
+            kernel = kernel_of(step, "")
+            if kernel.name not in self.objects:
+                found = compiled(kernel)
+                if isinstance(found, bytes):
+                    self.objects[kernel.name] = found
+                else:
+                    complete = False
+                    self.unbuilt[signature] = found
+                    self.profile.add([Measurement(signature, KERNEL, (), found)])
+                    if self.runnable.portable(step.name, kernel.body) is None:
+                        self.profile.add([Measurement(signature, NOTHING, (), "no implementation")])
+        return complete
 
     def _late(self) -> bool:
-        return time.monotonic() >= self.deadline
+        return time.monotonic() >= self.deadline or bool(self.limits.reached())
 
     def candidates(self, signature: str, step: Step) -> list[Candidate]:
         """Implementations worth timing: the call itself; kernels under several schedules, standard operators."""
@@ -166,7 +202,8 @@ class Profiler:
         if self.profile.knows(signature, PORTABLE):
             return found
         portable = self.runnable.portable(step.name, step.buffer.tensor)
-        if portable is not None and (self.compiler is None or len(portable.steps) <= FEW_OPERATORS):
+        last = self.compiler is None or bool(self.profile.failure(signature, KERNEL))
+        if portable is not None and (last or len(portable.steps) <= FEW_OPERATORS):
             try:
                 found.append(Candidate(signature, PORTABLE, standalone(portable.steps, opset=opset)))
             except EgraphOptError as error:
@@ -200,7 +237,9 @@ class Profiler:
             live = [c for c in batch if c.kernel is None or (library is not None and c.kernel.name not in failed)]
             dead = [c for c in batch if c not in live]
             models = [TimedModel(c.model, library if c.kernel is not None else None, c.expected) for c in live]
-            results = time_each(models, threads=self.threads, timeout=BATCH_SECONDS, deadline=self.deadline)
+            results = time_each(
+                models, threads=self.threads, timeout=BATCH_SECONDS, limits=self.limits.until(self.deadline)
+            )
         measured = [
             Measurement(c.signature, c.implementation, tuple(samples), error)
             for c, (samples, error) in zip(live, results, strict=True)
@@ -217,14 +256,11 @@ class Profiler:
         for kernel in kernels:
             if self._late():
                 return None, dict.fromkeys((kernel.name for kernel in kernels), "the time limit was reached")
-            try:
-                objects[kernel.name] = tvm_build.compile_object(kernel)
-            except BackendMissing:
-                raise
-            except EgraphOptError as error:
-                failed[kernel.name] = str(error)
-            except Exception as error:  # a code generator that fails on one body must not end the run
-                failed[kernel.name] = f"{type(error).__name__}: {error}"
+            found = compiled(kernel)
+            if isinstance(found, bytes):
+                objects[kernel.name] = found
+            else:
+                failed[kernel.name] = found
         built = [kernel for kernel in kernels if kernel.name in objects]
         if not built:
             return None, failed
@@ -235,6 +271,18 @@ class Profiler:
 def timing_opset(opset: int) -> int:
     """Opset of the small models for a model of this opset: one that onnxruntime implements in full."""
     return min(max(opset, LOWEST_OPSET), HIGHEST_OPSET)
+
+
+def compiled(kernel: tvm_build.AnyKernel) -> bytes | str:
+    """The object file of a kernel, or in words why there is none: one that cannot be built must not end the run."""
+    try:
+        return tvm_build.compile_object(kernel)
+    except BackendMissing:
+        raise
+    except EgraphOptError as error:
+        return str(error)
+    except Exception as error:  # a code generator may raise anything
+        return f"{type(error).__name__}: {error}"
 
 
 def kernel_of(step: Step, schedule: str) -> tvm_build.Kernel:

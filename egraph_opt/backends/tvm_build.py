@@ -27,7 +27,7 @@ from egraph_opt.ir.terms import Source, Tensor, show
 
 DOMAIN = "egraph_opt.kernels"
 # Bumped whenever the code written for a body changes, so that cached objects and profiles of old code are not used.
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,14 @@ class Kernel:
 
 
 AnyKernel = Kernel | OwnKernel
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """A kernel with its object file."""
+
+    kernel: AnyKernel
+    code: bytes
 
 
 @lru_cache(maxsize=1)

@@ -46,7 +46,12 @@ def can_apply(function: str) -> bool:
 
 def combine(operation: str) -> Callable[[Value, Value, int], Value]:
     """The two-argument form of a reduction."""
-    return {"sum": lambda a, b, lanes: a + b, "max": _maximum, "min": _minimum}[operation]
+    return {"sum": lambda a, b, lanes: a + b, "max": _maximum, "min": _minimum, "pool": _larger}[operation]
+
+
+def _larger(a: Value, b: Value, lanes: int) -> Value:
+    """The larger one, the first where the second is none: comparisons with NaN are false."""
+    return tirx.Select(b > a, b, a)
 
 
 def _maximum(a: Value, b: Value, lanes: int) -> Value:
@@ -237,6 +242,7 @@ _FUNCTIONS: dict[str, Callable[..., Value]] = {
     "pow": _pow,
     "prelu": lambda e, lanes, x, slope: tirx.Select(x < number(0.0, lanes), x * slope, x),
     "masked": lambda e, lanes, x, keep: tirx.Select(tirx.EQ(keep, number(0.0, lanes)), number(-0.0, lanes), x),
+    "unless_nan": lambda e, lanes, x, value: tirx.Select(tirx.EQ(x, x), x, number(value, lanes)),
     "neg": lambda e, lanes, x: -x,
     "abs": lambda e, lanes, x: _intrinsic("llvm.fabs", lanes, x),
     "sqrt": lambda e, lanes, x: _intrinsic("llvm.sqrt", lanes, x),

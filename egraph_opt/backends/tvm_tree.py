@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import product
+from functools import reduce
+from itertools import pairwise, product
 from math import gcd, inf, lcm, prod
 
 import numpy as np
@@ -26,7 +27,7 @@ from egraph_opt.ir.terms import Apply, Fill, Read, Reduce, Softmax, Source, Tens
 # A reduction with at most this many points is unrolled; more when guards on residues will leave only a few of them.
 UNROLLED_TAPS = 64
 UNROLLED_GUARDED_TAPS = 256
-IDENTITY = {"sum": 0.0, "max": -inf, "min": inf}
+IDENTITY = {"sum": 0.0, "max": -inf, "min": inf, "pool": float(np.finfo(np.float32).min)}
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def guarded(conditions: Iterable[Condition], value: Node, other: float, extents:
             return Constant(other)
         if low < condition.low or high >= condition.high:
             kept[condition] = None
-    if not kept or (isinstance(value, Constant) and value.value == other):
+    if not kept or (isinstance(value, Constant) and value.value == other and not value.own):
         return value
     if isinstance(value, Guard) and value.other == other:
         return guarded((*kept, *value.conditions), value.value, other, extents)
@@ -200,9 +201,41 @@ def call(function: str, arguments: tuple[Node, ...]) -> Node:
     return Call(function, arguments)
 
 
+def side_by_side(total: Node, extents: Extents) -> Node:
+    """A sum whose terms tile an axis takes nothing from any of them: -0 is added instead of 0, which would change -0.
+
+    Anything else stays as it is.
+    """
+    parts, stack = list[Guard](), [total]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Call) and node.function == "add":
+            stack += node.arguments
+        elif isinstance(node, Guard) and len(node.conditions) == 1 and node.other == 0.0:
+            parts.append(node)
+        else:
+            return total
+    shifts = [part.conditions[0].expr.constant for part in parts]
+    axes = {part.conditions[0].expr - shift for part, shift in zip(parts, shifts, strict=True)}
+    if len(parts) < 2 or len(axes) > 1:
+        return total
+    limits = [(part.conditions[0].low, part.conditions[0].high) for part in parts]
+    ranges = [(low - shift, high - shift) for (low, high), shift in zip(limits, shifts, strict=True)]
+    order = sorted(range(len(parts)), key=ranges.__getitem__)
+    low, high = ex.bounds(next(iter(axes)), extents)
+    joined = all(ranges[one][1] == ranges[next_one][0] for one, next_one in pairwise(order))
+    if not joined or ranges[order[0]][0] > low or ranges[order[-1]][1] <= high:
+        return total
+    bare: list[Node] = [Guard(parts[i].conditions, parts[i].value, -0.0) for i in order]
+    return reduce(lambda one, other: Call("add", (one, other)), bare)
+
+
 def fold(operation: str, items: Iterable[Node]) -> Node:
-    """A Fold without identity elements."""
+    """A Fold without identity elements; a pool begins with one, so that what is no number is passed over."""
     unit = IDENTITY[operation]
+    if operation == "pool":
+        kept = [item for item in items if not (isinstance(item, Constant) and item.value <= unit)]
+        return Fold(operation, (Constant(unit, own=True), *kept))
     kept = [item for item in items if not (isinstance(item, Constant) and item.value == unit)]
     if not kept:
         return Constant(unit)
@@ -254,7 +287,8 @@ class Lowering:
                 moved = tuple(ex.substitute(e, indices, self.extents) for e in index.indices)
                 return guarded(conditions, self.at(inner, moved), index.fill, self.extents)
             case Apply(function, arguments):
-                return call(function, tuple(self.at(argument, indices) for argument in arguments))
+                found = call(function, tuple(self.at(argument, indices) for argument in arguments))
+                return side_by_side(found, self.extents) if function == "add" else found
             case Reduce(_, _, count) if looped_axes(term) and count:
                 return Stage(term, indices)
             case Softmax(_, count) if count:
@@ -284,9 +318,23 @@ def looped_axes(term: Reduce) -> tuple[int, ...]:
     own = term.tensor.extents[len(term.extents) :]
     limit = UNROLLED_GUARDED_TAPS if _has_residues(term.tensor, len(term.extents)) else UNROLLED_TAPS
     unrolled = list(range(len(own)))
+    if prod(own) > limit and _is_contiguous(term.tensor):
+        # One long run of memory: unrolling its short axes would only take it apart.
+        unrolled = [axis for axis, extent in enumerate(own) if extent == 1]
     while unrolled and prod(own[axis] for axis in unrolled) > limit:
         unrolled.remove(max(unrolled, key=lambda axis: own[axis]))
     return tuple(axis for axis in range(len(own)) if axis not in unrolled)
+
+
+def _is_contiguous(term: Tensor) -> bool:
+    """Whether consecutive points read consecutive elements: no view in between."""
+    match term:
+        case Read() | Fill():
+            return True
+        case Apply(_, arguments):
+            return all(map(_is_contiguous, arguments))
+        case _:
+            return False
 
 
 def _has_residues(term: Tensor, first: int) -> bool:

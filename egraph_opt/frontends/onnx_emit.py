@@ -160,6 +160,8 @@ def emit_function(emitter: Emitter, text: str, inputs: Sequence[str], output: st
             emitter.node("Mul", [inputs[0], gate], output)
         case "Where":
             _masked(emitter, inputs, output)
+        case "IsNaN":
+            _unless_nan(emitter, parameters[0], inputs[0], output)
         case "Gelu" if emitter.opset < 20:
             _gelu(emitter, inputs[0], output)
         case _:
@@ -232,6 +234,12 @@ def _masked(emitter: Emitter, inputs: Sequence[str], output: str) -> None:
     condition = emitter.node("Cast", [inputs[1]], emitter.fresh(f"{output}/keep"), to=int(TensorProto.BOOL))
     nothing = emitter.constant(np.asarray(-0.0, dtype=np.float32), "nothing")
     emitter.node("Where", [condition, inputs[0], nothing], output)
+
+
+def _unless_nan(emitter: Emitter, value: float, x: str, output: str) -> None:
+    emitter.need(9, "IsNaN")
+    condition = emitter.node("IsNaN", [x], emitter.fresh(f"{output}/is_nan"))
+    emitter.node("Where", [condition, emitter.constant(np.asarray(value, dtype=np.float32), "value"), x], output)
 
 
 def _gelu(emitter: Emitter, x: str, output: str) -> None:

@@ -96,7 +96,7 @@ class LoadedModel:
     @cached_property
     def names(self) -> frozenset[str]:
         """Every tensor and node name of the model, subgraphs included: a fresh name must not be one of these."""
-        return frozenset(_all_names(self.graph))
+        return frozenset(all_names(self.graph))
 
     def type_of(self, name: str) -> TensorType:
         return self.types.get(name, UNKNOWN)
@@ -149,7 +149,15 @@ def _captured(graph: GraphProto) -> list[str]:
     return outer + [value.name for value in graph.output if value.name not in own]
 
 
-def _all_names(graph: GraphProto) -> Iterator[str]:
+def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """The nodes of a graph and of the graphs inside them."""
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node):
+            yield from all_nodes(inner)
+
+
+def all_names(graph: GraphProto) -> Iterator[str]:
     yield from (value.name for value in (*graph.input, *graph.output, *graph.value_info))
     yield from (tensor.name for tensor in graph.initializer)
     yield from (tensor.values.name for tensor in graph.sparse_initializer)
@@ -158,4 +166,4 @@ def _all_names(graph: GraphProto) -> Iterator[str]:
         yield from node.input
         yield from node.output
         for inner in subgraphs(node):
-            yield from _all_names(inner)
+            yield from all_names(inner)

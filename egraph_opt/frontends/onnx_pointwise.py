@@ -11,6 +11,7 @@ import numpy as np
 
 from egraph_opt.frontends.onnx_context import LARGEST_ARITY, NodeContext, OperatorEncoding, require
 from egraph_opt.frontends.onnx_contractions import broadcast_to
+from egraph_opt.frontends.onnx_model import standard
 from egraph_opt.frontends.onnx_windows import Encoded
 from egraph_opt.ir import expr as ex
 from egraph_opt.ir import maps, scalar
@@ -18,7 +19,7 @@ from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.terms import Apply, Fill, Tensor, View, add, mul
 
 # Encoded by functions of their own below.
-_SPECIAL = frozenset(("Clip", "PRelu", "Gelu", "Min", "Max", "Sum", "Pow", "Where"))
+_SPECIAL = frozenset(("Clip", "PRelu", "Gelu", "Min", "Max", "Sum", "Pow", "Where", "IsNaN"))
 # Before opset 7 these broadcast by attributes.
 _ATTRIBUTES_BROADCAST = frozenset(("add", "sub", "mul", "div", "pow"))
 # Constants that are merged with a constant condition may have this many elements.
@@ -153,12 +154,33 @@ def prelu(node: NodeContext) -> Encoded:
     return (Apply("prelu", (x, broadcast_to(slope, x.extents))),)
 
 
+def _replaced_nan(node: NodeContext) -> Tensor | None:
+    """Where(IsNaN(x), a number, x), as exporters write a softmax whose rows may be all masked; None for other choices.
+
+    The IsNaN node is not read by the term: see ``regions.ABSORBED``.
+    """
+    producer = node.loaded.producer.get(node.node.input[0])
+    value = node.known(1)
+    if producer is None or value is None or value.size != 1 or not isfinite(float(value.reshape(()))):
+        return None
+    test = node.loaded.nodes[producer]
+    if test.op_type != "IsNaN" or standard(test.domain) != "" or list(test.input) != [node.node.input[2]]:
+        return None
+    x = node.tensor(2)
+    if len(value.shape) > len(x.extents):
+        return None
+    return Apply(scalar.name("unless_nan", float(value.reshape(()))), (x,))
+
+
 def where(node: NodeContext) -> Encoded:
     """A choice by a constant condition, as the sum of what remains of both sides.
 
     What a side does not give is the negative zero, the neutral element of IEEE addition: NaN, infinities and the signs
     of zeros stay as they are.
     """
+    replaced = _replaced_nan(node)
+    if replaced is not None:
+        return (replaced,)
     condition = node.constant(0)
     if condition is None or condition.dtype != np.bool_:
         require(False, "no condition")
@@ -254,7 +276,7 @@ POINTWISE_OPERATORS: tuple[OperatorEncoding, ...] = (
     OperatorEncoding("Pow", power, outside="an exponent of another type than float"),
     OperatorEncoding("Clip", clip, outside="computed limits; a lower limit above the upper"),
     OperatorEncoding("PRelu", prelu),
-    OperatorEncoding("Where", where, 9, outside="a computed condition"),
+    OperatorEncoding("Where", where, 9, outside="a computed condition, but for IsNaN of what is chosen otherwise"),
     OperatorEncoding("Gelu", gelu, 20),
     OperatorEncoding("Selu", _selu),
     OperatorEncoding("Celu", _celu, 12, outside="alpha <= 0"),

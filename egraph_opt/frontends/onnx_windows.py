@@ -188,7 +188,7 @@ def max_pool(node: NodeContext) -> Encoded:
     node.ignore("storage_order")
     x, windows = _pooled(node)
     _counts(x.extents[2:], windows, padding=False)
-    return (Reduce("max", _window_view(x, windows, -inf), len(windows.kernel)),)
+    return (Reduce("pool", _window_view(x, windows, -inf), len(windows.kernel)),)
 
 
 def average_pool(node: NodeContext) -> Encoded:
@@ -255,7 +255,7 @@ WINDOW_OPERATORS: tuple[OperatorEncoding, ...] = (
     OperatorEncoding("MaxPool", max_pool, outside="indices as second result; windows outside the tensor"),
     OperatorEncoding("AveragePool", average_pool, outside="windows outside the tensor; pads before opset 7"),
     _global_pool("sum", mean=True),
-    _global_pool("max", mean=False),
+    _global_pool("pool", mean=False),
     OperatorEncoding("LpPool", lp_pool),
     OperatorEncoding("GlobalLpPool", global_lp_pool),
 )

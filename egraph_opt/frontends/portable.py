@@ -98,6 +98,8 @@ class _Writer(StepWriter):
         return Value(self.reshape(soft, source.extents), value.extents)
 
     def _reduce(self, term: Reduce) -> Value:
+        if term.operation == "pool":
+            raise Inexpressible
         rank, count = len(term.tensor.extents), term.count
         before = (len(self.steps), dict(self.constants), dict(self._known))
         try:
@@ -130,8 +132,9 @@ class _Writer(StepWriter):
             tiled = self._tiled(boxes, frozenset())
             if tiled is not None:
                 return tiled
-        values = [self.tensor(part) for part in summands]
-        return reduce(lambda left, right: self._apply("add", (left, right)), values)
+        # As it is written, not all summands one after the other: equal parts of sums are computed once.
+        assert isinstance(term, Apply)
+        return self._apply("add", tuple(self.tensor(argument) for argument in term.arguments))
 
     def _tiled(self, parts: list[tuple[Tensor, IndexMap, Box]], done: frozenset[int]) -> Value | None:
         """Parts whose boxes tile the result as concatenations and interleavings, axis after axis."""

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from egraph_opt.frontends.portable_steps import Inexpressible, StepWriter, Value
-from egraph_opt.frontends.portable_views import Box, box, restricted, strided
+from egraph_opt.frontends.portable_views import Box, box, restricted, strided, widened
 from egraph_opt.ir import expr as ex
 from egraph_opt.ir import maps
 from egraph_opt.ir.expr import Expr, Extents
@@ -75,6 +75,22 @@ def _inside(writer: StepWriter, value: Value, index: IndexMap) -> Value:
     """A view all of whose conditions on single iterators hold everywhere."""
     if index.guards:
         raise Inexpressible
+    try:
+        return _exactly(writer, value, index)
+    except Inexpressible:
+        wider = widened(index)
+        if wider is None:
+            raise
+    # The steps of the attempt are left out at the end: nothing reads them.
+    larger, starts = wider
+    whole = _exactly(writer, value, larger).source
+    begins = [0 if held == 1 else start for held, start in zip(whole.extents, starts, strict=True)]
+    ends = [start + min(held, n) for held, start, n in zip(whole.extents, begins, index.result, strict=True)]
+    return Value(_sliced(writer, whole, begins, ends, [1] * len(ends)), index.result)
+
+
+def _exactly(writer: StepWriter, value: Value, index: IndexMap) -> Value:
+    """Such a view whose digits are whole."""
     source, indices = _cut(writer, value, index)
     total = maps.index_map(source.extents, index.result, indices)
     if not total.is_total:

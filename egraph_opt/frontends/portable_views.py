@@ -137,6 +137,36 @@ def strided(index: IndexMap) -> Strided | None:
     return Strided(tuple(shape), tuple(starts), tuple(ends), tuple(order), kept, tuple(full), tuple(per_axis))
 
 
+def widened(index: IndexMap) -> tuple[IndexMap, Extents] | None:
+    """The map with result axes made longer at both ends, so that their digits are whole, and where it was before.
+
+    None where no axis breaks off within a digit. What is added may read past the source.
+    """
+    cuts: list[set[int]] = [set() for _ in index.result]
+    for expression in (index.offset, *index.indices):
+        _collect_cuts(expression, index.result, cuts)
+    starts, longer = list[int](), list[int]()
+    for axis, (extent, found) in enumerate(zip(index.result, cuts, strict=True)):
+        largest = max((cut for cut in found if cut < extent), default=1)
+        starts.append(_phase(index, axis, largest) if largest > 1 else 0)
+        longer.append(-(-(extent + starts[-1]) // largest) * largest)
+    if tuple(longer) == index.result:
+        return None
+    moved = [ex.iterator(axis) - start for axis, start in enumerate(starts)]
+    indices = [ex.substitute(expression, moved, tuple(longer)) for expression in index.indices]
+    return maps.index_map(index.source, longer, indices, fill=index.fill), tuple(starts)
+
+
+def _phase(index: IndexMap, axis: int, place: int) -> int:
+    """How far into a digit of this place value an axis begins."""
+    for expression in index.indices:
+        for quotient, _ in expression.quotients:
+            coefficient = quotient.dividend.coefficient(axis)
+            if coefficient > 0 and quotient.divisor == place * coefficient:
+                return quotient.dividend.constant // coefficient % place
+    return 0
+
+
 def _collect_cuts(expression: Expr, extents: Extents, cuts: list[set[int]]) -> None:
     for quotient, _ in expression.quotients:
         for axis in quotient.dividend.iterators:

@@ -16,7 +16,10 @@ from egraph_opt.frontends.onnx_context import FreshConstants
 from egraph_opt.frontends.onnx_model import FLOAT, LoadedModel, TensorType
 from egraph_opt.frontends.onnx_operators import HEAVY, VIEWS, explain
 from egraph_opt.ir.program import Program
-from egraph_opt.ir.terms import Source, Tensor, leaves
+from egraph_opt.ir.terms import Reduce, Softmax, Source, Tensor, children, leaves
+
+# Nodes of these operators go where only terms use their results that do not read them: the terms say it themselves.
+ABSORBED = frozenset(("IsNaN",))
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,12 @@ class Partition:
     opaque: Mapping[int, str]
 
 
-def partition(loaded: LoadedModel) -> Partition:
-    """The regions of a model in the order of their first nodes. Deterministic."""
-    terms, opaque, fresh = _encode_all(loaded)
+def partition(loaded: LoadedModel, *, ordered: bool = False) -> Partition:
+    """The regions of a model in the order of their first nodes. Deterministic.
+
+    With ``ordered`` nodes whose results depend on the order of elements, sums above all, stay outside.
+    """
+    terms, opaque, fresh = _encode_all(loaded, ordered)
     levels = _levels(loaded, terms)
     members = _components(loaded, terms, levels)
     users = _users(loaded)
@@ -51,7 +57,9 @@ def partition(loaded: LoadedModel) -> Partition:
     return Partition(regions, opaque)
 
 
-def _encode_all(loaded: LoadedModel) -> tuple[dict[int, dict[str, Tensor]], dict[int, str], FreshConstants]:
+def _encode_all(
+    loaded: LoadedModel, ordered: bool
+) -> tuple[dict[int, dict[str, Tensor]], dict[int, str], FreshConstants]:
     types = dict(loaded.types)
     known = replace(loaded, types=types)
     fresh = FreshConstants(loaded.names)
@@ -64,11 +72,38 @@ def _encode_all(loaded: LoadedModel) -> tuple[dict[int, dict[str, Tensor]], dict
         if found is None:
             opaque[i] = reason
             continue
+        if ordered and any(map(_reduces, found.values())):
+            opaque[i] = "its elements are combined in an order that is to stay"
+            continue
         terms[i] = found
         for name, term in found.items():
             # Encodings know extents that inference could not find.
             types[name] = TensorType(FLOAT, term.extents)
-    return terms, opaque, fresh
+    for i in _absorbed(loaded, terms, opaque):
+        terms[i] = {}
+        del opaque[i]
+    return dict(sorted(terms.items())), opaque, fresh
+
+
+def _reduces(term: Tensor) -> bool:
+    if isinstance(term, Reduce | Softmax):
+        return True
+    return any(_reduces(child) for child in children(term) if isinstance(child, Tensor))
+
+
+def _absorbed(
+    loaded: LoadedModel, terms: Mapping[int, Mapping[str, Tensor]], opaque: Mapping[int, str]
+) -> tuple[int, ...]:
+    candidates = [i for i in opaque if loaded.nodes[i].op_type in ABSORBED and not loaded.nodes[i].domain]
+    users = _users(loaded) if candidates else {}
+
+    def unread(user: int, name: str) -> bool:
+        read = (s.name for term in terms.get(user, {}).values() for s in leaves(term) if isinstance(s, Source))
+        return user in terms and name not in read
+
+    return tuple(
+        i for i in candidates if all(unread(u, name) for name in loaded.nodes[i].output for u in users.get(name, ()))
+    )
 
 
 def _levels(loaded: LoadedModel, terms: Mapping[int, object]) -> list[int]:

@@ -43,6 +43,10 @@ def _in_turn(function: Callable[[Array, Array], Array], values: Array, count: in
     return np.asarray(total)
 
 
+# What two elements become in a reduction that has another name.
+_COMBINED = {"sum": "add", "pool": "max"}
+
+
 @dataclass(frozen=True)
 class TwoFieldArithmetic:
     """Values modulo a prime p, exponents modulo a prime q that divides p - 1 (Mirage, OSDI'25, probabilistic
@@ -140,7 +144,7 @@ class TwoFieldArithmetic:
 
     def reduce(self, operation: str, values: Array, count: int) -> Array:
         if operation != "sum":
-            return _in_turn(np.maximum if operation == "max" else np.minimum, values, count)
+            return _in_turn(np.minimum if operation == "min" else np.maximum, values, count)
         axes = _last(values, count)
         with np.errstate(all="ignore"):
             return _pair(values.real.sum(axis=axes) % self.prime, values.imag.sum(axis=axes) % self.order)
@@ -249,7 +253,7 @@ class RationalArithmetic:
         return np.asarray(np.frompyfunc(one, len(arguments), 1)(*arguments), dtype=object)
 
     def reduce(self, operation: str, values: Array, count: int) -> Array:
-        return _in_turn(lambda a, b: self.apply("add" if operation == "sum" else operation, a, b), values, count)
+        return _in_turn(lambda a, b: self.apply(_COMBINED.get(operation, operation), a, b), values, count)
 
     def softmax(self, values: Array, count: int) -> Array:
         weights = self.apply("exp", values)
@@ -334,7 +338,7 @@ class SequentialArithmetic:
             return result
 
     def reduce(self, operation: str, values: Array, count: int) -> Array:
-        return _in_turn(lambda a, b: self.apply("add" if operation == "sum" else operation, a, b), values, count)
+        return _in_turn(lambda a, b: self.apply(_COMBINED.get(operation, operation), a, b), values, count)
 
     def softmax(self, values: Array, count: int) -> Array:
         with np.errstate(all="ignore"):
@@ -400,7 +404,7 @@ class MagnitudeArithmetic:
         if operation == "sum":
             with np.errstate(all="ignore"):
                 return _pair(values.real.sum(axis=axes), values.imag.sum(axis=axes))
-        extreme = values.real.max(axis=axes) if operation == "max" else values.real.min(axis=axes)
+        extreme = values.real.min(axis=axes) if operation == "min" else values.real.max(axis=axes)
         # What is outside is infinite and has no rounding error.
         finite = np.where(np.isfinite(values.imag), values.imag, 0.0)
         return _pair(extreme, finite.max(axis=axes))

@@ -125,6 +125,6 @@ def pooling(
     fill = float("-inf") if operation == "max" else 0.0
     window = View(x, maps.index_map(x.extents, extents, [ex.iterator(0), ex.iterator(1), *walk], (), fill))
     if operation == "max":
-        return Reduce("max", window, spatial)
+        return Reduce("pool", window, spatial)
     total = Reduce("sum", window, spatial)
     return mul(total, Fill(Fraction(1, prod(kernel)), total.extents))

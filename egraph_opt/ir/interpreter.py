@@ -72,6 +72,8 @@ class FloatArithmetic:
         axes = tuple(range(values.ndim - count, values.ndim))
         if operation == "sum":
             return np.asarray(values.sum(axis=axes))
+        if operation == "pool":
+            return np.asarray(np.maximum(np.fmax.reduce(values, axis=axes), self.dtype(np.finfo(np.float32).min)))
         return np.asarray(values.max(axis=axes) if operation == "max" else values.min(axis=axes))
 
     def softmax(self, values: Array, count: int) -> Array:
@@ -138,7 +140,7 @@ class ModularArithmetic:
         axes = tuple(range(values.ndim - count, values.ndim))
         if operation == "sum":
             return np.asarray(values.sum(axis=axes) % self.prime)
-        return np.asarray(values.max(axis=axes) if operation == "max" else values.min(axis=axes))
+        return np.asarray(values.min(axis=axes) if operation == "min" else values.max(axis=axes))
 
     def softmax(self, values: Array, count: int) -> Array:
         axes = tuple(range(values.ndim - count, values.ndim))

@@ -184,6 +184,7 @@ OPERATORS: tuple[LibraryOperator, ...] = (
     _built_in("ReduceMax", 1, meaning.reduction_shape, meaning.reduce_max, _AXES),
     _built_in("ReduceMin", 1, meaning.reduction_shape, meaning.reduce_min, _AXES),
     _built_in("MaxPool", 1, meaning.pool_shape, meaning.max_pool, {**_POOL, "ceil_mode": "int"}),
+    _built_in("GlobalMaxPool", 1, meaning.global_pool_shape, meaning.global_max_pool),
     _built_in("AveragePool", 1, meaning.pool_shape, meaning.average_pool, {**_POOL, "count_include_pad": "int"}),
     _built_in("LayerNormalization", (2, 3), norm.layer_shape, norm.layer_normalization, _NORMAL),
     _built_in("RMSNormalization", 2, norm.layer_shape, norm.rms_normalization, _NORMAL),

@@ -321,6 +321,14 @@ def max_pool(
     return result
 
 
+def global_pool_shape(x: Extents) -> Extents:
+    return (*x[:2], *(1 for _ in x[2:]))
+
+
+def global_max_pool(x: Array, *, arithmetic: Arithmetic) -> Array:
+    return arithmetic.reduce("pool", x, x.ndim - 2).reshape(global_pool_shape(x.shape))
+
+
 def average_pool(
     x: Array,
     *,

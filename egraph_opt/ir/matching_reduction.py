@@ -13,7 +13,7 @@ from egraph_opt.ir.matching import in_source_order, layout_of, result_view, size
 from egraph_opt.ir.matching_convolution import Axis, Split, forward_axis, image_layout, windows_of
 
 ReductionFields = tuple[str, str, IndexMap, Extents, Extents, Extents, IndexMap]
-_REDUCTION_OPERATORS = {"sum": "ReduceSum", "max": "ReduceMax", "min": "ReduceMin"}
+_REDUCTION_OPERATORS = {"sum": "ReduceSum", "max": "ReduceMax", "min": "ReduceMin", "pool": "GlobalMaxPool"}
 
 
 def reductions(operation: str, index: IndexMap, count: int) -> list[ReductionFields]:
@@ -25,7 +25,7 @@ def reductions(operation: str, index: IndexMap, count: int) -> list[ReductionFie
     if any(extent == 0 for extent in index.result):
         return []
     windows = windows_of(c, index, c.right, False)
-    if operation == "max" and windows and (index.fill == float("-inf") or index.is_total):
+    if operation == "pool" and windows and (index.fill == float("-inf") or index.is_total):
         split = Split(c, index, c.right, windows)
         if len(windows) <= 3 and not split.channels:
             return _pooling(split, "MaxPool")
@@ -37,20 +37,27 @@ def reductions(operation: str, index: IndexMap, count: int) -> list[ReductionFie
     reduced = [i for i in c.reduced if c.extents[i] > 1]
     if operation == "sum" and any(i not in used(index) for i in reduced):
         return []
-    order = (*in_source_order(index, outputs), *in_source_order(index, reduced))
+    # What onnxruntime's ReduceMax makes of NaN depends on its place, so its elements keep their order.
+    inner = in_source_order(index, reduced) if operation == "sum" else tuple(reduced)
+    order = (*in_source_order(index, outputs), *inner)
     layout = layout_of(index, c, order)
     result = tuple(c.extents[i] for i in order[: len(outputs)])
     axes = tuple(range(len(outputs), len(order)))
-    if not axes or not result:
+    if not axes:
         return []
-    attributes = format_attributes(axes=axes, keepdims=0)
+    if operation == "pool":
+        taps = size(c, reduced)
+        shape = (1, size(c, outputs), taps)
+        view = result_view(c, order[: len(outputs)])
+        return [("GlobalMaxPool", "", layout, shape, (*shape[:2], 1), result, view)]
+    attributes = format_attributes(axes=axes, keepdims=0 if result else 1)
     return [
         (
             _REDUCTION_OPERATORS[operation],
             attributes,
             layout,
             layout.result,
-            result,
+            result or (1,) * len(axes),
             result,
             result_view(c, order[: len(outputs)]),
         )

@@ -84,6 +84,10 @@ CATALOGUE: tuple[ScalarFunction, ...] = (
     ScalarFunction("prelu", 2, lambda x, slope: np.where(x < 0, x * slope, x), True, 2, "PRelu"),
     # What remains of x where the second argument is not zero; elsewhere the neutral element of IEEE addition.
     ScalarFunction("masked", 2, lambda x, keep: np.where(keep != 0, x, x.dtype.type(-0.0)), True, 1, "Where", since=9),
+    # x, and the parameter in place of NaN.
+    ScalarFunction(
+        "unless_nan", 1, lambda x, value: np.where(np.isnan(x), x.dtype.type(value), x), True, 1, "IsNaN", since=9
+    ),
     ScalarFunction("neg", 1, lambda x: -x, True, 1, "Neg"),
     ScalarFunction("abs", 1, np.abs, True, 1, "Abs"),
     ScalarFunction("sqrt", 1, np.sqrt, True, 6, "Sqrt"),

@@ -19,7 +19,9 @@ from egraph_opt.ir import scalar
 from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.maps import IndexMap
 
-REDUCTIONS = ("sum", "max", "min")
+# A pool is the largest of what is a number, at least the least float32, as onnxruntime's MaxPool has it mostly. With
+# NaN among them onnxruntime's answer depends on where it stands, so its own operators are used where there are any.
+REDUCTIONS = ("sum", "max", "min", "pool")
 
 
 @dataclass(frozen=True)

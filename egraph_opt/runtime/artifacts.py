@@ -130,7 +130,11 @@ def _older_data(model: Path, kept: Path | None) -> list[Path]:
 
 
 def write_model(
-    output: Path, model: bytes, library: Path | bytes | None, data: Sequence[bytes] = (), stored: Path | None = None
+    output: Path,
+    model: bytes | Iterable[bytes],
+    library: Path | bytes | None,
+    data: Sequence[bytes] = (),
+    stored: Path | None = None,
 ) -> tuple[Path, ...]:
     """Write OUT.onnx, with a `library` (its bytes or a file to copy) OUT.kernels.so, and `data` as the file `stored`.
 
@@ -151,7 +155,8 @@ def write_model(
             with publication.stage(stored).open("wb") as file:
                 file.writelines(data)
             written.append(stored)
-        publication.stage(output).write_bytes(model)
+        with publication.stage(output).open("wb") as file:
+            file.writelines([model] if isinstance(model, bytes) else model)
     return tuple(written)
 
 

@@ -66,7 +66,7 @@ def test_optimize_passes_options_on(save_model, pipeline, capsys: pytest.Capture
     output = model.with_name("fast.onnx")
     words = shlex.split(
         "--portable --verify 3 --time-limit 2.5 --seed 7 --threads 2 --cost static --profile-db p.db -q"
-        " --rules -bias,+mine.py --fp strict"
+        " --rules -bias,+mine.py --fp strict --memory-limit 1.5G --shape N=8"
     )
     assert main(["optimize", str(model), "-o", str(output), *words]) == 0
     assert output.read_bytes() == b"optimized"
@@ -78,12 +78,14 @@ def test_optimize_passes_options_on(save_model, pipeline, capsys: pytest.Capture
         "portable": True,
         "verify": 3,
         "time_limit": 2.5,
+        "memory_limit": 3 << 29,
         "seed": 7,
         "threads": 2,
         "cost": "static",
         "profile_db": Path("p.db"),
         "rules": "-bias,+mine.py",
         "fp": "strict",
+        "shapes": {"N": 8},
     }
 
 

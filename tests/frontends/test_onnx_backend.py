@@ -1,15 +1,13 @@
-"""The operator tests that onnx itself ships, about 1,900 models: read, cut into regions, rebuilt, run."""
+"""The cases that onnx itself ships, 2,024 small models: read, cut into regions, rebuilt, run."""
 
-import warnings
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
+from bench.backend_suite.cases import KINDS, collect, with_weights
 from egraph_opt.frontends.onnx_reader import load
 from egraph_opt.frontends.onnx_writer import rebuild
 from egraph_opt.frontends.regions import partition
@@ -19,32 +17,17 @@ from tests.frontends.support import check_kernels, portable_plan, run
 
 # onnx's reference evaluator cannot run these itself, or draws random numbers in them.
 BEYOND_THE_REFERENCE = ("bernoulli", "training_dropout", "scan", "gradient", "momentum", "adam")
-
-
-@cache
-def collected() -> list[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cases = pytest.importorskip("onnx.backend.test.case.node").collect_testcases(None)
-    assert len(cases) > 1000
-    return [case for case in cases if case.data_sets]
+# All but the light networks.
+KINDS_OF_SMALL = KINDS[:-1]
 
 
 def models(*, constant: bool) -> Iterator[tuple[str, onnx.ModelProto, dict[str, Any]]]:
     """Name, model and inputs of each; with ``constant`` all inputs but the first become weights."""
-    for case in collected():
-        arrays = [numpy_helper.to_array(a) if isinstance(a, onnx.TensorProto) else a for a in case.data_sets[0][0]]
-        feeds = {entry.name: array for entry, array in zip(case.model.graph.input, arrays, strict=False)}
-        feeds = {name: np.asarray(array) if isinstance(array, np.generic) else array for name, array in feeds.items()}
-        model = onnx.ModelProto()
-        model.CopyFrom(case.model)
-        model.ir_version = min(max(model.ir_version, 4), 13)
-        for i in reversed(range(1, len(model.graph.input)) if constant else ()):
-            name = model.graph.input[i].name
-            if isinstance(feeds[name], np.ndarray) and feeds[name].dtype.kind in "biuf":
-                model.graph.initializer.append(numpy_helper.from_array(feeds.pop(name), name))
-                del model.graph.input[i]
-        yield case.name, model, feeds
+    found = collect(KINDS_OF_SMALL)
+    assert len(found) > 2000
+    for case in found:
+        prepared = with_weights(case) if constant else case
+        yield prepared.name, prepared.model(), prepared.feeds
 
 
 def run_or_none(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, Any] | None:

@@ -21,6 +21,13 @@ from egraph_opt.ir.terms import Apply, Call, Fill, Read, Reduce, Softmax, Source
 from tests.frontends.support import model_of, run
 
 
+def test_equal_parts_of_sums_are_computed_once() -> None:
+    body: Tensor = Read(Source("x", (2, 3)))
+    for _ in range(9):
+        body = add(body, body)
+    assert check(body) == ["Add"] * 9
+
+
 def check(body: Tensor) -> list[str] | None:
     """The operators the body was written with, None if it was not; its value is compared."""
     written = express("result", body)
@@ -149,6 +156,38 @@ def test_broadcast_operands_stay_small():
     assert operators == ["Reshape", "Add", "Relu"]
     scaled = check(mul(X, Fill(Fraction(1, 3), (2, 3, 4))))
     assert scaled == ["Mul"]
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_windows_merged_and_rolled(shift):
+    """As Swin merges its windows: with a shift every window at the border is broken off."""
+    x = Read(Source("x", (4, 5, 16)))
+    row, column = ex.iterator(1), ex.iterator(2)
+
+    def rolled(first: int, count: int, offset: int) -> View:
+        """Rows from ``first`` on, as many as ``count``, placed at ``offset``."""
+        moved, extents = row + (first - offset), (1, 8, 8, 5)
+        high, left = ex.floordiv(moved, 4, extents), ex.floordiv(column, 4, extents)
+        inner = (moved - high * 4) * 4 + column - left * 4
+        guards = [ex.floordiv(row - offset, count, extents)] if count < 8 else []
+        return View(x, maps.index_map((4, 5, 16), extents, [high * 2 + left, ex.iterator(3), inner], guards))
+
+    body = rolled(shift, 8 - shift, 0)
+    if shift:
+        body = add(body, rolled(0, shift, 8 - shift))
+    operators = check(body)
+    assert operators is not None
+    assert "Transpose" in operators
+
+
+@pytest.mark.parametrize("length", [5, 6])
+@pytest.mark.parametrize("start", [0, 1])
+def test_axes_may_break_off_within_a_digit(length, start):
+    """Whole digits would reach past a source of 5, which is padded first."""
+    i = ex.iterator(0) + start
+    high = ex.floordiv(i, 3, (5 - start, 2))
+    turned = maps.index_map((2, length), (5 - start, 2), [ex.iterator(1), (i - high * 3) * 2 + high])
+    assert check(View(Read(Source("x", (2, length))), turned)) is not None
 
 
 def test_zero_insertion():
