@@ -28,12 +28,14 @@ def _heads(graph: GraphBuilder, x: str, batch: int, positions: int, width: int, 
     return graph.split_heads(x, batch, positions, heads, width // heads)
 
 
-def bert(batch: int, *, positions: int = 16, width: int = 32, heads: int = 2, depth: int = 12) -> onnx.ModelProto:
+def bert(
+    batch: int, *, positions: int = 16, width: int = 32, heads: int = 2, depth: int = 12, vocabulary: int = 100
+) -> onnx.ModelProto:
     """BERT: tokens and a mask to [batch, positions, width]; the mask is computed from the input."""
     graph = TokenGraph("bert")
     ids, mask = graph.tokens("input_ids", (batch, positions)), graph.tokens("attention_mask", (batch, positions))
     places = graph.constant(np.arange(positions, dtype=np.int64)[None, :], "position_ids")
-    x = graph.add(graph.embedding(ids, 100, width), graph.embedding(places, 512, width))
+    x = graph.add(graph.embedding(ids, vocabulary, width), graph.embedding(places, 512, width))
     x = layer_normalization(graph, x, width, 1e-12)
     wide = graph.node("Cast", [graph.node("Unsqueeze", [mask, graph.integers(1, 2)])], to=TensorProto.FLOAT)
     missing = graph.node("Sub", [graph.scalar(1.0), wide])
@@ -52,12 +54,14 @@ def bert(batch: int, *, positions: int = 16, width: int = 32, heads: int = 2, de
     return graph.finish(x, (batch, positions, width))
 
 
-def gpt2(batch: int, *, positions: int = 16, width: int = 32, heads: int = 2, depth: int = 6) -> onnx.ModelProto:
+def gpt2(
+    batch: int, *, positions: int = 16, width: int = 32, heads: int = 2, depth: int = 6, vocabulary: int = 100
+) -> onnx.ModelProto:
     """GPT-2: tokens to [batch, positions, width]; the causal mask is a constant that Where applies."""
     graph = TokenGraph("gpt2")
     ids = graph.tokens("input_ids", (batch, positions))
     places = graph.constant(np.arange(positions, dtype=np.int64)[None, :], "position_ids")
-    x = graph.add(graph.embedding(ids, 100, width), graph.embedding(places, 64, width))
+    x = graph.add(graph.embedding(ids, vocabulary, width), graph.embedding(places, 4 * positions, width))
     causal = graph.constant(np.tril(np.ones((1, 1, positions, positions), dtype=bool)), "causal")
     for _ in range(depth):
         joint = _convolved(graph, layer_normalization(graph, x, width, 1e-5), (batch, positions, width), 3 * width)
@@ -98,10 +102,12 @@ def _tanh_gelu(graph: GraphBuilder, x: str) -> str:
     return graph.node("Mul", [graph.node("Mul", [x, graph.scalar(0.5)]), bracket])
 
 
-def t5_encoder(batch: int, *, positions: int = 16, width: int = 32, heads: int = 2, depth: int = 6) -> onnx.ModelProto:
+def t5_encoder(
+    batch: int, *, positions: int = 16, width: int = 32, heads: int = 2, depth: int = 6, vocabulary: int = 100
+) -> onnx.ModelProto:
     """T5 encoder: tokens to [batch, positions, width]; a learned bias for every distance, no biases elsewhere."""
     graph = TokenGraph("t5_encoder")
-    x = graph.embedding(graph.tokens("input_ids", (batch, positions)), 100, width)
+    x = graph.embedding(graph.tokens("input_ids", (batch, positions)), vocabulary, width)
     bias = _relative_bias(graph, positions, heads)
     for _ in range(depth):
         normal = _root_mean_square(graph, x, width)

@@ -1,4 +1,7 @@
-"""Image networks as exporters write them: every kind of block in its place, fewer and narrower than in the original."""
+"""Image networks as exporters write them: every kind of block in its place, fewer and narrower than in the original.
+
+The sizes of the originals can be asked for: ``architectures.FULL``.
+"""
 
 import math
 from collections.abc import Sequence
@@ -46,33 +49,64 @@ def silu(graph: GraphBuilder, x: str) -> str:
     return graph.node("Mul", [x, graph.node("Sigmoid", [x])])
 
 
-def resnet50(batch: int, *, size: int = 64, blocks: Sequence[int] = (1, 2, 2, 1), classes: int = 10) -> onnx.ModelProto:
+def resnet50(
+    batch: int, *, size: int = 64, width: int = 16, blocks: Sequence[int] = (1, 2, 2, 1), classes: int = 10
+) -> onnx.ModelProto:
     """ResNet: [batch, 3, size, size] to [batch, classes]."""
     graph = GraphBuilder("resnet50")
     x = stem(graph, graph.input("input", (batch, 3, size, size)))
     source = 64
     for stage, count in enumerate(blocks):
-        width, target = 16 << stage, 64 << stage
+        target = 4 * width << stage
         for block in range(count):
             stride = 2 if block == 0 and stage > 0 else 1
-            x = bottleneck(graph, x, (source, target), width=width, stride=stride, groups=1)
+            x = bottleneck(graph, x, (source, target), width=width << stage, stride=stride, groups=1)
             source = target
     return graph.finish(classifier(graph, x, source, classes), (batch, classes))
 
 
-def mobilenetv3(batch: int, *, size: int = 64, classes: int = 10) -> onnx.ModelProto:
+# Blocks of MobileNetV3: kernel, expanded and resulting channels, squeeze, hard swish, stride.
+MobileBlock = tuple[int, int, int, bool, bool, int]
+SOME_MOBILE_BLOCKS: tuple[MobileBlock, ...] = (
+    (3, 16, 16, True, False, 1),
+    (3, 64, 24, False, False, 2),
+    (5, 72, 24, True, False, 1),
+    (3, 72, 40, False, True, 2),
+    (5, 120, 40, True, True, 1),
+)
+MOBILE_BLOCKS: tuple[MobileBlock, ...] = (
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
+)
+
+
+def mobilenetv3(
+    batch: int,
+    *,
+    size: int = 64,
+    blocks: Sequence[MobileBlock] = SOME_MOBILE_BLOCKS,
+    last: int = 96,
+    hidden: int = 128,
+    classes: int = 10,
+) -> onnx.ModelProto:
     """MobileNetV3: inverted residuals with hard swish and squeeze-and-excitation."""
     graph = GraphBuilder("mobilenetv3")
     x = graph.conv(graph.input("input", (batch, 3, size, size)), (3, 16), 3, stride=2)
     x, channels = _hard_swish(graph, x), 16
-    # Kernel, expanded and resulting channels, squeeze, hard swish, stride.
-    for kernel, wide, target, squeeze, swish, stride in (
-        (3, 16, 16, True, False, 1),
-        (3, 64, 24, False, False, 2),
-        (5, 72, 24, True, False, 1),
-        (3, 72, 40, False, True, 2),
-        (5, 120, 40, True, True, 1),
-    ):
+    for kernel, wide, target, squeeze, swish, stride in blocks:
         y = x
         if wide != channels:
             y = graph.conv(y, (channels, wide), 1)
@@ -83,10 +117,10 @@ def mobilenetv3(batch: int, *, size: int = 64, classes: int = 10) -> onnx.ModelP
             y = _squeeze_and_excite(graph, y, wide, wide // 4, "HardSigmoid")
         y = graph.conv(y, (wide, target), 1, gain=LINEAR_GAIN)
         x, channels = (graph.add(y, x) if stride == 1 and channels == target else y), target
-    x = _hard_swish(graph, graph.conv(x, (channels, 96), 1))
+    x = _hard_swish(graph, graph.conv(x, (channels, last), 1))
     pooled = graph.node("Flatten", [graph.node("GlobalAveragePool", [x])], axis=1)
-    hidden = _hard_swish(graph, graph.gemm(pooled, 96, 128))
-    return graph.finish(graph.gemm(hidden, 128, classes), (batch, classes))
+    x = _hard_swish(graph, graph.gemm(pooled, last, hidden))
+    return graph.finish(graph.gemm(x, hidden, classes), (batch, classes))
 
 
 def _hard_swish(graph: GraphBuilder, x: str) -> str:
@@ -96,12 +130,39 @@ def _hard_swish(graph: GraphBuilder, x: str) -> str:
     return graph.node("Div", [graph.node("Mul", [x, clipped]), graph.scalar(6.0)])
 
 
-def efficientnet_b0(batch: int, *, size: int = 64, classes: int = 10) -> onnx.ModelProto:
+# Blocks of EfficientNet: expansion, resulting channels, kernel, stride.
+EfficientBlock = tuple[int, int, int, int]
+SOME_EFFICIENT_BLOCKS: tuple[EfficientBlock, ...] = (
+    (1, 16, 3, 1),
+    (6, 24, 3, 2),
+    (6, 24, 3, 1),
+    (6, 40, 5, 2),
+    (6, 40, 5, 1),
+)
+EFFICIENT_BLOCKS: tuple[EfficientBlock, ...] = (
+    (1, 16, 3, 1),
+    *((6, 24, 3, stride) for stride in (2, 1)),
+    *((6, 40, 5, stride) for stride in (2, 1)),
+    *((6, 80, 3, stride) for stride in (2, 1, 1)),
+    *((6, 112, 5, 1) for _ in range(3)),
+    *((6, 192, 5, stride) for stride in (2, 1, 1, 1)),
+    (6, 320, 3, 1),
+)
+
+
+def efficientnet_b0(
+    batch: int,
+    *,
+    size: int = 64,
+    blocks: Sequence[EfficientBlock] = SOME_EFFICIENT_BLOCKS,
+    last: int = 160,
+    classes: int = 10,
+) -> onnx.ModelProto:
     """EfficientNet: inverted residuals with SiLU and squeeze-and-excitation."""
     graph = GraphBuilder("efficientnet_b0")
     x = silu(graph, graph.conv(graph.input("input", (batch, 3, size, size)), (3, 32), 3, stride=2))
     channels = 32
-    for expand, target, kernel, stride in ((1, 16, 3, 1), (6, 24, 3, 2), (6, 24, 3, 1), (6, 40, 5, 2), (6, 40, 5, 1)):
+    for expand, target, kernel, stride in blocks:
         y, wide = x, channels * expand
         if expand > 1:
             y = silu(graph, graph.conv(y, (channels, wide), 1))
@@ -109,20 +170,28 @@ def efficientnet_b0(batch: int, *, size: int = 64, classes: int = 10) -> onnx.Mo
         y = _squeeze_and_excite(graph, y, wide, max(1, channels // 4), "Sigmoid")
         y = graph.conv(y, (wide, target), 1, gain=LINEAR_GAIN)
         x, channels = (graph.add(y, x) if stride == 1 and channels == target else y), target
-    x = silu(graph, graph.conv(x, (channels, 160), 1))
-    return graph.finish(_head(graph, x, 160, classes), (batch, classes))
+    x = silu(graph, graph.conv(x, (channels, last), 1))
+    return graph.finish(_head(graph, x, last, classes), (batch, classes))
 
 
-def convnext(batch: int, *, size: int = 64, classes: int = 10) -> onnx.ModelProto:
+def convnext(
+    batch: int,
+    *,
+    size: int = 64,
+    widths: Sequence[int] = (24, 48),
+    depths: Sequence[int] = (2, 2),
+    classes: int = 10,
+) -> onnx.ModelProto:
     """ConvNeXt: wide depthwise convolutions, normalization and perceptron with the channels last."""
     graph = GraphBuilder("convnext")
-    widths = (24, 48)
     x = graph.conv(graph.input("input", (batch, 3, size, size)), (3, widths[0]), 4, stride=4, padding=0)
     x = _normalized_channels(graph, x, widths[0])
-    for stage, width in enumerate(widths):
+    before = widths[0]
+    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         if stage:
-            x = graph.conv(_normalized_channels(graph, x, widths[0]), (widths[0], width), 2, stride=2, padding=0)
-        for _ in range(2):
+            x = graph.conv(_normalized_channels(graph, x, before), (before, width), 2, stride=2, padding=0)
+        before = width
+        for _ in range(depth):
             y = graph.transpose(graph.conv(x, (width, width), 7, groups=width, gain=LINEAR_GAIN), 0, 2, 3, 1)
             y = layer_normalization(graph, y, width)
             y = graph.linear(gelu(graph, graph.linear(y, width, 4 * width)), 4 * width, width)
@@ -166,7 +235,14 @@ def _perceptron(graph: GraphBuilder, x: str, width: int) -> str:
 
 
 def vit(
-    batch: int, *, size: int = 32, patch: int = 8, width: int = 48, depth: int = 2, heads: int = 3
+    batch: int,
+    *,
+    size: int = 32,
+    patch: int = 8,
+    width: int = 48,
+    depth: int = 2,
+    heads: int = 3,
+    classes: int = 10,
 ) -> onnx.ModelProto:
     """Vision transformer: patches, a class token, encoder layers with the normalization first."""
     graph = GraphBuilder("vit")
@@ -180,29 +256,41 @@ def vit(
         x = graph.add(x, _perceptron(graph, layer_normalization(graph, x, width), width))
     x = layer_normalization(graph, x, width)
     first = _chosen(graph, x, 0, 1)
-    return graph.finish(graph.gemm(first, width, 10), (batch, 10))
+    return graph.finish(graph.gemm(first, width, classes), (batch, classes))
 
 
-def swin(batch: int, *, size: int = 32, width: int = 24, window: int = 4, heads: int = 2) -> onnx.ModelProto:
+def swin(
+    batch: int,
+    *,
+    size: int = 32,
+    patch: int = 2,
+    width: int = 24,
+    window: int = 4,
+    depths: Sequence[int] = (2, 2),
+    heads: Sequence[int] = (2, 2),
+    classes: int = 10,
+) -> onnx.ModelProto:
     """Swin transformer: attention in windows, every second time shifted ones; patches merge between the stages."""
     graph = GraphBuilder("swin")
-    x = graph.conv(graph.input("input", (batch, 3, size, size)), (3, width), 2, stride=2, padding=0)
-    side = size // 2
+    x = graph.conv(graph.input("input", (batch, 3, size, size)), (3, width), patch, stride=patch, padding=0)
+    side = size // patch
     x = layer_normalization(graph, graph.transpose(x, 0, 2, 3, 1), width)
-    for stage in range(2):
-        for shift in (0, window // 2):
+    for stage, (depth, count) in enumerate(zip(depths, heads, strict=True)):
+        for block in range(depth):
+            # A single window is not shifted.
+            shift = window // 2 if block % 2 and side > window else 0
             y = _window_attention(
-                graph, layer_normalization(graph, x, width), (batch, side, width), window, shift, heads
+                graph, layer_normalization(graph, x, width), (batch, side, width), window, shift, count
             )
             x = graph.add(x, y)
             x = graph.add(x, _perceptron(graph, layer_normalization(graph, x, width), width))
-        if stage == 0:
+        if stage < len(depths) - 1:
             corners = [_every_second(graph, x, row, column) for column in (0, 1) for row in (0, 1)]
             x = layer_normalization(graph, graph.concat(corners, axis=-1), 4 * width)
             x, width, side = graph.linear(x, 4 * width, 2 * width, bias=False), 2 * width, side // 2
     x = layer_normalization(graph, x, width)
     pooled = graph.node("ReduceMean", [x], axes=[1, 2], keepdims=0)
-    return graph.finish(graph.gemm(pooled, width, 10), (batch, 10))
+    return graph.finish(graph.gemm(pooled, width, classes), (batch, classes))
 
 
 def _every_second(graph: GraphBuilder, x: str, row: int, column: int) -> str:
@@ -258,16 +346,16 @@ def _shift_mask(side: int, window: int, shift: int, batch: int) -> np.ndarray:
     return np.tile(mask[:, None], (batch, 1, 1, 1))
 
 
-def unet(batch: int, *, size: int = 32, classes: int = 2) -> onnx.ModelProto:
+def unet(batch: int, *, size: int = 32, widths: Sequence[int] = (8, 16, 32, 64), classes: int = 2) -> onnx.ModelProto:
     """U-Net: down by pooling, up by ConvTranspose and by Resize, with what was there before beside it."""
     graph = GraphBuilder("unet")
     x, kept, channels = graph.input("input", (batch, 3, size, size)), list[str](), 3
-    for width in (8, 16, 32):
+    for width in widths[:-1]:
         x = _two_convolutions(graph, x, channels, width)
         kept.append(x)
         x, channels = graph.max_pool(x, 2, stride=2), width
-    x, channels = _two_convolutions(graph, x, 32, 64), 64
-    for level, width in enumerate((32, 16, 8)):
+    x, channels = _two_convolutions(graph, x, channels, widths[-1]), widths[-1]
+    for level, width in enumerate(reversed(widths[:-1])):
         if level % 2:
             scales = graph.constant(np.array([1, 1, 2, 2], dtype=np.float32), "scales")
             x = graph.node("Resize", [x, "", scales], mode="nearest", nearest_mode="floor",

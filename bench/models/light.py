@@ -32,6 +32,7 @@ def light(name: str, *, seed: int = 0) -> onnx.ModelProto:
         shape = [int(n) for n in initial[node.input[0]]]
         values = _drawn(random, shape, positive=node.output[0] in positive)
         model.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+    model.ir_version = max(model.ir_version, 4)  # before, weights had to be inputs as well
     del model.graph.node[:]
     model.graph.node.extend(kept)
     used = {name for node in kept for name in node.input}
@@ -39,7 +40,7 @@ def light(name: str, *, seed: int = 0) -> onnx.ModelProto:
         if model.graph.initializer[i].name not in used:
             del model.graph.initializer[i]
     for i in reversed(range(len(model.graph.input))):
-        if model.graph.input[i].name not in used:
+        if model.graph.input[i].name not in used or model.graph.input[i].name in initial:
             del model.graph.input[i]
     return model
 

@@ -1,23 +1,17 @@
 """Current architectures as exported: accepted, nearly all of their nodes inside the algebra, and what is computed is
 right."""
 
-import importlib.util
-
 import numpy as np
 import onnx
 import pytest
 
-from bench.models.architectures import ARCHITECTURES, coverage, table
-from bench.models.exports import EXPORTS, export
+from bench.coverage import LEAST_SHARE, coverage, table
+from bench.models.architectures import ARCHITECTURES
 from bench.models.light import light, names
 from egraph_opt.frontends.onnx_reader import load
 from egraph_opt.frontends.regions import partition
 from egraph_opt.ir import interpreter
 from tests.frontends.support import run
-
-LEAST_SHARE = 0.95
-# The exporter that traces has no form of an operator in these.
-NOT_TRACED = ("gpt2",)
 
 
 def drawn(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -74,19 +68,3 @@ def test_a_real_graph_is_inside_the_algebra(name):
 def test_light_models_are_drawn_by_seed():
     one, same, other = light("squeezenet"), light("squeezenet"), light("squeezenet", seed=1)
     assert one.SerializeToString() == same.SerializeToString() != other.SerializeToString()
-
-
-def installed() -> bool:
-    return all(importlib.util.find_spec(package) for package in ("torch", "timm", "transformers"))
-
-
-@pytest.mark.skipif(not installed(), reason="torch, timm and transformers are not installed")
-@pytest.mark.parametrize("dynamo", [False, True])
-@pytest.mark.parametrize("name", EXPORTS)
-def test_a_real_export_is_inside_the_algebra(name, dynamo, tmp_path):
-    if not dynamo and name in NOT_TRACED:
-        pytest.skip("not exported")
-    path = tmp_path / f"{name}.onnx"
-    export(name, path, dynamo=dynamo)
-    found = coverage(name, path)
-    assert found.share >= LEAST_SHARE, table([found])
