@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from egraph_opt.backends.session_process import SessionProcess
 
 # Seconds, and share of a time limit, in which onnxruntime must load the model.
-LOADING_SECONDS, LOADING_SHARE = 1.0, 0.1
+LOADING_SECONDS, LOADING_SHARE = 3.0, 0.1
 
 
 def unchanged(

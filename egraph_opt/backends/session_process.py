@@ -6,6 +6,7 @@ given back only when their process ends.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import queue
@@ -39,6 +40,18 @@ _OPERATOR_SECONDS = 1.0
 _ERRORS: tuple[type[EgraphOptError], ...] = (InputRejected, LimitReached, BackendMissing)
 
 
+# A process without a session that waits for its next use: starting one takes as long as importing onnxruntime.
+_SPARE: list[tuple[int, subprocess.Popen[bytes], Connection]] = []
+
+
+@atexit.register
+def _end_spare() -> None:
+    while _SPARE:
+        owner, process, _ = _SPARE.pop()
+        if owner == os.getpid():
+            process.kill()
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What the session of a model takes and gives."""
@@ -50,7 +63,8 @@ class Opened:
 class SessionProcess:
     """One session at a time, in another process that is ended when a limit is reached and started again when needed.
 
-    It starts in the background. Close it, or use it as a context manager.
+    It starts in the background; one that no limit was set for is kept for the next. Close it, or use it as a context
+    manager.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -66,7 +80,23 @@ class SessionProcess:
         self.close()
 
     def close(self) -> None:
-        """End the process at once, and with it the session."""
+        """End the session; the process, too, unless the next can have it."""
+        if self._running is None:
+            return
+        if self.limits == Limits() and not _SPARE:
+            try:
+                self.release()
+            except EgraphOptError:
+                return
+            _SPARE.append((os.getpid(), *self._running))
+            self._running = None
+            if self._last is not None:
+                self._last.detach()
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """End the process at once."""
         if self._running is None:
             return
         process, connection = self._running
@@ -107,6 +137,11 @@ class SessionProcess:
             self._ask(("release",), inf, "")
 
     def _start(self) -> tuple[subprocess.Popen[bytes], Connection]:
+        if self._running is None and _SPARE:
+            owner, process, ours = _SPARE.pop()
+            if owner == os.getpid() and process.poll() is None:  # not that of a process this one was forked from
+                self._running = process, ours
+                self._last = weakref.finalize(self, process.kill)
         if self._running is None:
             import multiprocessing
 
@@ -138,11 +173,11 @@ class SessionProcess:
             kind, *answer = connection.recv()
         except (EOFError, OSError):
             code = process.wait()
-            self.close()
+            self._end()
             how = f"({signal.Signals(-code).name})" if code < 0 else f"(exit code {code})"
             raise InputRejected(f"onnxruntime crashes on {what} {how}") from None
         except BaseException:
-            self.close()
+            self._end()
             raise
         if kind == "failed":
             name, text = answer

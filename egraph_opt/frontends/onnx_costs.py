@@ -141,9 +141,10 @@ def _seconds(node: NodeProto, arguments: Sequence[Extents], results: Sequence[Ex
     own = next((o for o in library.ADDED.values() if _is_of(node, o)), None)
     name = own.name if own is not None else operator
     if name in _KNOWN or own is not None:
-        given = {
-            a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in library.lookup(name).attributes
-        }
+        known = library.lookup(name).attributes
+        # What refers to an attribute of a function has no value here.
+        own_values = [a for a in node.attribute if a.name in known and not a.ref_attr_name]
+        given = {a.name: helper.get_attribute_value(a) for a in own_values}
         text = library.format_attributes(**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
         try:
             return STEP_SECONDS + call_seconds(_DEVICE, name, text, tuple(arguments), results[0])

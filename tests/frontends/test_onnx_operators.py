@@ -137,7 +137,8 @@ def test_pools(data, op_type, rank, ceil, opset):
 
 @pytest.mark.parametrize("op_type", ["GlobalAveragePool", "GlobalMaxPool"])
 def test_global_pools(op_type):
-    check_encoding(single(op_type, {"x": (2, 3, 4, 5)}))
+    # The largest of NaN is onnxruntime's own business: pools are library calls, and no other operators can do them.
+    check_encoding(single(op_type, {"x": (2, 3, 4, 5)}), portable=op_type != "GlobalMaxPool")
 
 
 @pytest.mark.parametrize(

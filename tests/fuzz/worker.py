@@ -17,9 +17,11 @@ PROCESSOR_SECONDS, SECONDS = 30, 300
 
 def main() -> None:
     """Read "SEED NUMBER" or paths of files from stdin and judge them."""
+    from egraph_opt import candidates
     from tests.fuzz.mutate import mutated
     from tests.fuzz.oracle import verdict
 
+    candidates.CHEAPER = 0.0  # what can be replaced is, whether it promises to be faster or not
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     faulthandler.enable()
