@@ -7,20 +7,23 @@ down to the buffers it reads. A body is ranked by its own work and the estimated
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import product
+from collections.abc import Collection, Iterable, Sequence
+from itertools import product, repeat
 from math import inf, prod
 
 from egraph_opt.egraph import primitives
 from egraph_opt.egraph.pattern import parse_extents
-from egraph_opt.egraph.snapshot import ENode, Snapshot, fraction
+from egraph_opt.egraph.snapshot import ENode, Snapshot, fraction, no_collection
+from egraph_opt.extract.forms import Forms
+from egraph_opt.extract.problem import Alternative, Body, Problem, buffer_name, signature, well_founded
 from egraph_opt.extract.roofline import Device, call_seconds, kernel_seconds
-from egraph_opt.ir import extensions, library, scalar
+from egraph_opt.ir import scalar
 from egraph_opt.ir.expr import bounds
 from egraph_opt.ir.maps import IndexMap
 from egraph_opt.ir.terms import Apply, Call, Compute, Fill, Read, Reduce, Reshape, Softmax, Source, Tensor, View
+from egraph_opt.limits import Check, unlimited
+
+__all__ = ["Alternative", "Body", "Extraction", "Problem", "buffer_name", "signature"]
 
 # Bodies kept per tensor class for each set of operators they read from: measuring may turn any ranking by static cost
 # around, so no operator may crowd out another.
@@ -33,103 +36,55 @@ COMBINED = 3
 LEAVES = 6
 # Operations one kernel may contain: a sum added to itself twenty times over is a million of them.
 LARGEST_BODY = 512
+# Library operators whose answer depends on where NaN stands.
+_ORDERED = frozenset({"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin"})
 # Work of one load and of one view's index arithmetic, in float additions.
 LOAD, INDEX = 1.0, 0.1
 # A reduction over more points than this is not worth much as a plain loop nest: no register blocking.
 LONG_REDUCTION, LONG_REDUCTION_FACTOR = 128, 6.0
 
 
-@dataclass(frozen=True, eq=False)
-class Body:
-    """One way to evaluate a tensor: an e-node with a body for each tensor it uses; ``leaves`` are buffer classes."""
-
-    node: ENode
-    parts: tuple[Body, ...]
-    density: float
-    leaves: frozenset[int]
-    kind: frozenset[str] = frozenset()
-    rank: float = 0.0
-    size: int = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Alternative:
-    """One step that fills a buffer from the buffers ``needs``; ``text`` orders equal costs and never depends on ids."""
-
-    step: Call | Compute | Reshape
-    needs: tuple[int, ...]
-    estimate: float
-
-    @cached_property
-    def text(self) -> str:
-        return signature(self.step)
-
-
-def buffer_name(owner: int) -> str:
-    """The name under which a step refers to the buffer of a class."""
-    return f"#{owner}"
-
-
-def signature(step: Call | Compute | Reshape) -> str:
-    """What a step does, whatever buffers it reads: the key of its measurements.
-
-    It tells versions of what users added apart.
-    """
-    from egraph_opt.ir.program import kernel_signature
-    from egraph_opt.ir.terms import show
-
-    match step:
-        case Call(operator, attributes, arguments, extents):
-            shapes = ",".join(
-                "x".join(map(str, a.extents)) + ("c" if isinstance(a, Source) and a.constant else "") for a in arguments
-            )
-            called = f"{operator}[{attributes}]({shapes})->{'x'.join(map(str, extents))}"
-            if operator not in library.ADDED and not scalar.ADDED:
-                return called
-            from egraph_opt.extract.own_kernels import version
-
-            return version(step, called)
-        case Compute(tensor):
-            body, sources = kernel_signature(tensor)
-            shapes = ",".join("x".join(map(str, source.extents)) for source in sources)
-            functions = extensions.identity(body)
-            return f"kernel({shapes}) {show(body)}" + (f" with {functions}" if functions else "")
-        case Reshape(buffer, extents):
-            return f"reshape({'x'.join(map(str, buffer.extents))})->{'x'.join(map(str, extents))}"
-
-
-@dataclass
-class Problem:
-    """The AND-OR graph of buffers. ``given`` buffers exist already, ``folded`` ones are computed ahead of time."""
-
-    alternatives: dict[int, list[Alternative]]
-    roots: dict[str, int]
-    given: dict[int, Source]
-    folded: dict[int, Tensor | Call | Reshape]
-    extents: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-
-
 class Extraction:
-    """Builds the :class:`Problem` of one snapshot."""
+    """Builds the :class:`Problem` of one snapshot. ``check`` is called again and again and may raise to end it."""
 
+    check: Check = staticmethod(unlimited)
+
+    @no_collection()
     def __init__(self, snapshot: Snapshot, device: Device, unavailable: Collection[str] = ()) -> None:
         """``unavailable`` are library operators that the model's opset does not have."""
         self.snapshot = snapshot
         self.device = device
         self.unavailable = frozenset(unavailable)
+        # Whether kernels may take the largest and the least of elements in any order: with NaN among them it matters.
+        self.any_order = False
         self.extents = snapshot.extents
         self.size = {owner: prod(extents) for owner, extents in self.extents.items()}
         self.bodies: dict[int, list[Body]] = {}
         # The best body of each class that only reads a buffer: where kernels would grow too large, they are cut there.
         self._reads: dict[int, Body] = {}
+        # The smallest body of each class, for where there is no buffer to cut at.
+        self._smallest: dict[int, Body] = {}
         self.cost: dict[int, float] = {}
+        # Buffers whose cost fell after it was first known.
+        self._fallen: set[int] = set()
+        # The parts that an e-node (by its identity: the snapshot keeps it) was combined with, and what they read.
+        self._combined: dict[int, dict[tuple[Body, ...], frozenset[int]]] = {}
         self._operators: dict[int, frozenset[str]] = {}
-        self.constant = self._constants()
+        self._reading: dict[frozenset[int], tuple[frozenset[str], int]] = {}
+        # Of e-nodes by their identity: what library calls take, and which buffers they read.
+        self._calls_known: dict[int, tuple[float, tuple[int, ...]]] = {}
+        self._terms: dict[Body, Tensor] = {}
+        self._forms = Forms(self.extents)
+        # The buffers that every one is a reshape of.
+        self._reshapes: dict[int, set[int]] = {}
         self.parents: dict[int, list[tuple[int, ENode]]] = {}
         for owner, nodes in snapshot.classes.items():
             for node in nodes:
+                if node.constructor == "Reshape":
+                    self._reshapes.setdefault(owner, set()).add(node.children[0])
                 for child in self._operands(node):
                     self.parents.setdefault(child, []).append((owner, node))
+        self.constant = self._constants()
 
     def _operands(self, node: ENode) -> tuple[int, ...]:
         if node.constructor in ("Nil", "Cons"):
@@ -139,24 +94,23 @@ class Extraction:
     def _constants(self) -> set[int]:
         """Classes that depend on weights only."""
         found: set[int] = set()
+        left: dict[int, int] = {}
         pending = [
-            (o, n) for o, nodes in self.snapshot.classes.items() for n in nodes if n.constructor not in ("Nil", "Cons")
+            owner
+            for owner, nodes in self.snapshot.classes.items()
+            for node in nodes
+            if node.constructor == "Fill" or (node.constructor == "Source" and node.arguments[2] == "constant")
         ]
-        changed = True
-        while changed:
-            changed = False
-            rest = []
-            for owner, node in pending:
-                if owner in found:
-                    continue
-                operands = self._operands(node)
-                alone = node.constructor == "Fill" or (node.constructor == "Source" and node.arguments[2] == "constant")
-                if alone or (operands and all(child in found for child in operands)):
-                    found.add(owner)
-                    changed = True
-                else:
-                    rest.append((owner, node))
-            pending = rest
+        while pending:
+            child = pending.pop()
+            if child in found:
+                continue
+            found.add(child)
+            for owner, node in self.parents.get(child, ()):
+                # An operand that is there twice is counted twice.
+                left[id(node)] = left.get(id(node), len(self._operands(node))) - 1
+                if not left[id(node)]:
+                    pending.append(owner)
         return found
 
     def run(self) -> None:
@@ -177,6 +131,7 @@ class Extraction:
                     self._offer(owner, self._body(owner, node, (), 0.0, frozenset()))
                     push(owner, 0.0)
         while queue:
+            self.check()
             _, owner = heapq.heappop(queue)
             if owner not in waiting:  # an older entry of a class that was done with a better cost
                 continue
@@ -199,6 +154,8 @@ class Extraction:
                 default=inf,
             )
             if cost < self.cost.get(owner, inf) * (1 - 1e-9):
+                if owner in self.cost:
+                    self._fallen.add(owner)
                 self.cost[owner] = cost
                 return cost
             return None
@@ -208,9 +165,19 @@ class Extraction:
         return self.bodies[owner][0].rank if improved else None
 
     def _body(self, owner: int, node: ENode, parts: tuple[Body, ...], density: float, leaves: frozenset[int]) -> Body:
-        kind = frozenset().union(*(self._producers(leaf) for leaf in leaves))
-        rank = self._kernel_bound(owner, density, leaves) + sum(self.cost.get(leaf, inf) for leaf in sorted(leaves))
-        return Body(node, parts, density, leaves, kind, rank, 1 + sum(part.size for part in parts))
+        rank = self._kernel_bound(owner, density, leaves) + self._leaf_cost(leaves)
+        return Body(node, parts, density, leaves, self._read(leaves)[0], rank, 1 + sum([part.size for part in parts]))
+
+    def _leaf_cost(self, leaves: frozenset[int]) -> float:
+        return sum([self.cost.get(leaf, inf) for leaf in (sorted(leaves) if len(leaves) > 1 else leaves)])
+
+    def _read(self, leaves: frozenset[int]) -> tuple[frozenset[str], int]:
+        """The operators that may fill some buffers, and the elements of these."""
+        found = self._reading.get(leaves)
+        if found is None:
+            kind = frozenset[str]().union(*[self._producers(leaf) for leaf in leaves])
+            found = self._reading[leaves] = kind, sum([self.size[leaf] for leaf in leaves])
+        return found
 
     def _offer(self, owner: int, body: Body) -> bool:
         """Keep a body if it is among the best; a body over the same buffers must be cheaper than the one it
@@ -223,6 +190,11 @@ class Extraction:
                 self._reads[owner] = body
                 self._keep(owner, body)
                 return True
+        least = self._smallest.get(owner)
+        if least is None or (len(body.leaves), body.size) < (len(least.leaves), least.size):
+            self._smallest[owner] = body
+            self._keep(owner, body)
+            return True
         return self._keep(owner, body)
 
     def _keep(self, owner: int, body: Body) -> bool:
@@ -266,29 +238,88 @@ class Extraction:
             if leaf in self.cost:
                 yield self._body(owner, node, (), LOAD, frozenset((leaf,)))
             return
-        options = [self.bodies.get(child, []) for child in node.children]
-        if len(options) > 1:  # the best of each kind is enough to combine
-            options = [_diverse(found) for found in options]
-        for combined in product(*options):
-            parts = combined if owner in self.constant else self._cut(node.children, combined)
-            if sum(part.size for part in parts) >= LARGEST_BODY:
+        if node.constructor == "Reduce" and self._stays(owner, node):
+            return
+        combinations: Iterable[tuple[tuple[Body, ...], bool]]
+        if len(node.children) == 1:
+            least = self._least(node.children[0])
+            combinations = [((body,), False) for body in self.bodies.get(node.children[0], ())]
+            if least is not None:
+                combinations.append(((least,), True))
+        else:
+            combinations = self._combinations(node)
+        constant = owner in self.constant
+        known, fallen = self._combined.setdefault(id(node), {}), self._fallen
+        for combined, smallest in combinations:
+            before = known.get(combined)
+            if before is not None and fallen.isdisjoint(before):  # it would be the same body again
                 continue
-            leaves = frozenset().union(*(part.leaves for part in parts))
-            if len(leaves) <= LEAVES or owner in self.constant:  # what is folded ahead of time is no kernel
-                yield self._body(owner, node, parts, self._density(node, parts), leaves)
+            parts = combined if constant else self._cut(node.children, combined)
+            if parts is not combined:
+                before = known.get(parts)
+                if before is not None and fallen.isdisjoint(before):
+                    continue
+            leaves = _leaves(parts)
+            size = 1 + sum([part.size for part in parts])
+            # What is constant is no kernel.
+            if size > LARGEST_BODY or (len(leaves) > LEAVES and not smallest and not constant):
+                continue
+            known[parts] = leaves
+            density = self._density(node, parts)
+            if self._may_improve(owner, size, density, leaves):
+                yield self._body(owner, node, parts, density, leaves)
+
+    def _combinations(self, node: ENode) -> Iterable[tuple[tuple[Body, ...], bool]]:
+        """The parts to combine, and whether they are the smallest of all."""
+        # The best of each kind is enough to combine.
+        options = [_diverse(self.bodies.get(child, [])) for child in node.children]
+        yield from zip(product(*options), repeat(False))
+        # One of the smallest parts, whatever it reads: what is built on it may have to be small, and a concatenation of
+        # many tensors has no part that could be a buffer.
+        least = [self._least(child) for child in node.children]
+        if None not in least:
+            yield tuple([body for body in least if body is not None]), True
+
+    def _may_improve(self, owner: int, size: int, density: float, leaves: frozenset[int]) -> bool:
+        """False where a class certainly keeps no body of these: it has a better one over the same buffers."""
+        least = self._smallest.get(owner)
+        if least is None or (len(leaves), size) < (len(least.leaves), least.size):
+            return True
+        for other in self.bodies[owner]:
+            if other.leaves == leaves and density >= other.density * (1 - 1e-9):
+                return False
+        return True
+
+    def _stays(self, owner: int, node: ENode) -> bool:
+        """Whether a largest or least element is left to the library call there is: with NaN its order matters."""
+        if self.any_order or owner in self.constant:
+            return False
+        for other in self.snapshot.classes[owner]:
+            whole = other.children[0] if other.constructor == "View" else owner
+            for read in self.snapshot.classes[whole]:
+                if read.constructor == "Read" and not _ORDERED.isdisjoint(self._producers(read.children[0])):
+                    return True
+        return False
 
     def _cut(self, children: Sequence[int], parts: tuple[Body, ...]) -> tuple[Body, ...]:
         """The parts with the largest read from memory, until one kernel can hold them."""
+        if len(parts) == 1:
+            if len(parts[0].leaves) <= LEAVES and parts[0].size < LARGEST_BODY:
+                return parts
+        elif len(_leaves(parts)) <= LEAVES and sum([part.size for part in parts]) < LARGEST_BODY:
+            return parts
         found = list(parts)
         for i in sorted(range(len(parts)), key=lambda i: (-len(parts[i].leaves), -parts[i].size, i)):
-            leaves = frozenset().union(*(part.leaves for part in found))
-            if len(leaves) <= LEAVES and sum(part.size for part in found) < LARGEST_BODY:
+            if len(_leaves(found)) <= LEAVES and sum([part.size for part in found]) < LARGEST_BODY:
                 break
-            found[i] = self._reads.get(children[i], found[i])
+            found[i] = self._least(children[i]) or found[i]
         return tuple(found)
 
+    def _least(self, owner: int) -> Body | None:
+        return self._reads.get(owner) or self._smallest.get(owner)
+
     def _density(self, node: ENode, parts: tuple[Body, ...]) -> float:
-        inner = sum(part.density for part in parts)
+        inner = sum([part.density for part in parts])
         match node.constructor:
             case "View":
                 return inner + INDEX
@@ -318,13 +349,9 @@ class Extraction:
         """Estimate, buffers needed and kernel body of each way an e-node fills its buffer."""
         match node.constructor:
             case "Call":
-                arguments = self.snapshot.arguments(node.children[0])
-                shapes = tuple(self.extents[a] for a in arguments)
-                operator, attributes = str(node.arguments[0]), str(node.arguments[1])
-                if operator in self.unavailable and owner not in self.constant:
+                if str(node.arguments[0]) in self.unavailable and owner not in self.constant:
                     return
-                bound = call_seconds(self.device, operator, attributes, shapes, parse_extents(str(node.arguments[3])))
-                yield bound, tuple(dict.fromkeys(arguments)), None
+                yield *self._called(node), None
             case "Reshape" if node.children[0] != owner:
                 same = self.extents[node.children[0]] == self.extents[owner]
                 yield 0.0 if same else self.device.reshape_seconds, (node.children[0],), None
@@ -335,9 +362,20 @@ class Extraction:
                     bound = self._kernel_bound(owner, body.density, body.leaves)
                     yield bound, tuple(sorted(body.leaves)), body
 
+    def _called(self, node: ENode) -> tuple[float, tuple[int, ...]]:
+        """Estimate and buffers of a library call."""
+        found = self._calls_known.get(id(node))
+        if found is None:
+            arguments = self.snapshot.arguments(node.children[0])
+            shapes = tuple(self.extents[a] for a in arguments)
+            operator, attributes = str(node.arguments[0]), str(node.arguments[1])
+            bound = call_seconds(self.device, operator, attributes, shapes, parse_extents(str(node.arguments[3])))
+            found = self._calls_known[id(node)] = bound, tuple(dict.fromkeys(arguments))
+        return found
+
     def _kernel_bound(self, owner: int, density: float, leaves: frozenset[int]) -> float:
         elements = self.size[owner]
-        reach = min(sum(self.size[leaf] for leaf in leaves), int(elements * max(density, 1.0)))
+        reach = min(self._read(leaves)[1], int(elements * max(density, 1.0)))
         return kernel_seconds(self.device, elements, density, reach)
 
     def _steps(self, owner: int, node: ENode) -> Iterable[Alternative]:
@@ -352,16 +390,23 @@ class Extraction:
                 step = Call(
                     str(node.arguments[0]), str(node.arguments[1]), sources, parse_extents(str(node.arguments[3]))
                 )
-            yield Alternative(step, needs, bound)
+            alternative = Alternative(step, needs, bound)
+            if body is not None:
+                # The layers of a model repeat each other, and texts take longer to make than all else of a step.
+                alternative.__dict__["text"] = self._forms.text(body, alternative)
+            yield alternative
 
     def _passes(self, leaf: int, owner: int) -> bool:
         """A kernel reading a reshape of the buffer it fills would wait for itself."""
-        return any(n.constructor == "Reshape" and n.children[0] == owner for n in self.snapshot.classes[leaf])
+        return owner in self._reshapes.get(leaf, ())
 
     def term(self, body: Body) -> Tensor:
         """The kernel body as a term over buffer names."""
-        node = body.node
-        parts = [self.term(part) for part in body.parts]
+        if body not in self._terms:
+            self._terms[body] = self._term(body.node, [self.term(part) for part in body.parts])
+        return self._terms[body]
+
+    def _term(self, node: ENode, parts: list[Tensor]) -> Tensor:
         a = node.arguments
         match node.constructor:
             case "Read":
@@ -380,6 +425,7 @@ class Extraction:
                 return Fill(fraction(a[0]), parse_extents(str(a[1])))
         return Apply(str(a[0]), tuple(parts))
 
+    @no_collection()
     def problem(self, outputs: Iterable[str]) -> Problem:
         """The alternatives of every buffer that some plan for ``outputs`` could need."""
         self.run()
@@ -393,6 +439,7 @@ class Extraction:
         constants: dict[int, list[Alternative]] = {}
         pending = sorted(roots.values())
         while pending:
+            self.check()
             owner = pending.pop()
             if owner in result.alternatives or owner in result.given or owner in constants:
                 continue
@@ -413,28 +460,16 @@ class Extraction:
             found = [a for a in found if self._buffer_cost(owner, a) <= limit]
             result.alternatives[owner] = found
             pending += [need for a in found for need in a.needs]
-        for owner, step in _well_founded(constants, result.given).items():
+        for owner, step in well_founded(constants, result.given).items():
             result.folded[owner] = step.tensor if isinstance(step, Compute) else step
         return result
 
 
-def _well_founded(
-    constants: Mapping[int, Sequence[Alternative]], given: Mapping[int, Source]
-) -> dict[int, Call | Compute | Reshape]:
-    """The step that computes each buffer of weights in the fewest stages, the cheapest of them: none waits for itself,
-    as two that are reshapes of each other would."""
-    chosen: dict[int, Call | Compute | Reshape] = {}
-    while True:
-        ready = {
-            owner: [a for a in found if all(need in given or need in chosen for need in a.needs)]
-            for owner, found in constants.items()
-            if owner not in chosen
-        }
-        if not any(ready.values()):
-            return chosen
-        for owner, found in ready.items():
-            if found:
-                chosen[owner] = min(found, key=lambda a: (a.estimate, a.text)).step
+def _leaves(parts: Sequence[Body]) -> frozenset[int]:
+    """The buffers that some parts read together."""
+    if len(parts) == 1:
+        return parts[0].leaves
+    return frozenset[int]().union(*[part.leaves for part in parts])
 
 
 def _diverse(bodies: Sequence[Body]) -> list[Body]:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from egraph_opt.egraph.snapshot import no_collection
 from egraph_opt.extract.alternatives import Alternative, Problem
-from egraph_opt.extract.exact import PIVOTS, PROVED, SECONDS, solve
+from egraph_opt.extract.exact import LARGE, PIVOTS, PROVED, SECONDS, solve
 from egraph_opt.extract.graph import Graph, Option, graph_of, trees
-from egraph_opt.extract.improve import Pick, heuristic, improved, picked
+from egraph_opt.extract.improve import BROAD, QUICK, Pick, heuristic, improved, picked
 from egraph_opt.extract.landmarks import landmarks
+from egraph_opt.limits import Check, unlimited
 
 Cost = Callable[[Alternative], float]
 # Landmarks for a quick choice.
@@ -39,18 +41,23 @@ class Choice:
         return max(0.0, 1 - self.bound / self.cost) if self.cost > 0 else 0.0
 
 
-def choose(problem: Problem, cost: Cost, start: Cost | None = None) -> Choice | None:
+@no_collection()
+def choose(problem: Problem, cost: Cost, start: Cost | None = None, *, check: Check = unlimited) -> Choice | None:
     """A cheap choice found quickly, or None when some output cannot be computed.
 
-    The search starts, among others, from the best tree under ``start``.
+    The search starts, among others, from the best tree under ``start``. ``check`` is called again and again and may
+    raise to end it.
     """
     graph = _graph(problem, cost)
     if graph is None:
         return None
     starts = [] if start is None else [trees(graph, _costs(graph, problem, start))[1]]
-    return _choice(problem, cost, graph, heuristic(graph, landmarks(graph, work=QUICK_WORK), starts))
+    found = landmarks(graph, work=QUICK_WORK, check=check)
+    shares = BROAD if len(graph.owner) <= LARGE else QUICK
+    return _choice(problem, cost, graph, heuristic(graph, found, starts, shares=shares, check=check))
 
 
+@no_collection()
 def choose_exactly(
     problem: Problem,
     cost: Cost,
@@ -59,16 +66,19 @@ def choose_exactly(
     gap: float = PROVED,
     pivots: int = PIVOTS,
     seconds: float = SECONDS,
+    check: Check = unlimited,
 ) -> Choice | None:
     """The cheapest choice with its bound, or None when some output cannot be computed.
 
     The search ends when the bound is within ``gap`` (a share of the cost), or after ``pivots`` of linear programs; the
     result depends on the machine only where it takes more than ``seconds``. ``starts`` are choices to begin with.
+    ``check`` is called again and again and may raise to end it.
     """
     graph = _graph(problem, cost)
     if graph is None:
         return None
-    found = solve(graph, starts=[_ways(problem, graph, s) for s in starts], gap=gap, pivots=pivots, seconds=seconds)
+    ways = [_ways(problem, graph, start) for start in starts]
+    found = solve(graph, starts=ways, gap=gap, pivots=pivots, seconds=seconds, check=check)
     return _choice(problem, cost, graph, found.pick, found.bound)
 
 

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from egraph_opt.errors import EgraphOptError
+from egraph_opt.errors import EgraphOptError, LimitReached
 from egraph_opt.extract.graph import Graph, restricted
 from egraph_opt.extract.improve import QUICK, THOROUGH, Pick, guided, heuristic, improved, picked
 from egraph_opt.extract.landmarks import landmarks
 from egraph_opt.extract.relaxation import ZERO, Relaxation, Solution
+from egraph_opt.limits import Check, unlimited
 
 # A choice is the cheapest when none can be cheaper by more than this share.
 PROVED = 1e-7
@@ -59,15 +60,17 @@ def solve(
     gap: float = PROVED,
     pivots: int = PIVOTS,
     seconds: float = SECONDS,
+    check: Check = unlimited,
 ) -> Exact:
     """The cheapest choice up to a share ``gap``, or the best found within ``pivots`` and ``seconds``.
 
-    ``starts`` are further choices to begin with, as ways of every node (-1 for none).
+    ``starts`` are further choices to begin with, as ways of every node (-1 for none). ``check`` is called again and
+    again and may raise to end it.
     """
     began = time.process_time()
-    found = landmarks(graph, until=began + LANDMARKS * seconds)
+    found = landmarks(graph, until=began + LANDMARKS * seconds, check=check)
     shares = THOROUGH if len(graph.owner) <= LARGE else QUICK
-    best = heuristic(graph, found, starts, shares=shares, until=began + STARTS * seconds)
+    best = heuristic(graph, found, starts, shares=shares, until=began + STARTS * seconds, check=check)
     if found.bound >= best.cost * (1 - max(gap, PROVED)):
         bound = best.cost if _proved(found.bound, best) else found.bound
         return Exact(best, bound, 0, 0, time.process_time() - began, False)
@@ -77,7 +80,7 @@ def solve(
         return Exact(best, best.cost, 0, 0, time.process_time() - began, False)
     new = {way: number for number, way in enumerate(numbers)}
     cuts = [[new[way] for way in cut if way in new] for cut in found.cuts]
-    search = _Search(small, cuts, best.cost, found.bound, max(gap, PROVED), pivots, began + seconds)
+    search = _Search(small, cuts, best.cost, found.bound, max(gap, PROVED), pivots, began + seconds, check)
     search.run()
     if search.best is not None:
         ways = [-1] * graph.nodes
@@ -86,7 +89,7 @@ def solve(
                 ways[graph.owner[numbers[way]]] = numbers[way]
         better = picked(graph, ways)
         if better is not None:
-            best = min(best, improved(graph, better, began + seconds), key=lambda pick: pick.cost)
+            best = min(best, improved(graph, better, began + seconds, check), key=lambda pick: pick.cost)
     bound = min(search.bound, best.cost)
     if _proved(bound, best):
         bound = best.cost
@@ -109,6 +112,7 @@ class _Search:
         gap: float,
         pivots: int,
         deadline: float,
+        check: Check,
     ) -> None:
         self.graph = graph
         self.limit = limit
@@ -116,17 +120,20 @@ class _Search:
         self.gap = gap
         self.pivots = pivots
         self.deadline = deadline
+        self.check = check
         self.best: Pick | None = None
         self.nodes = 0
         self.timed_out = False
         self.unclear = inf
-        self.relaxation = Relaxation(graph, cuts)
+        self.relaxation = Relaxation(graph, cuts, check)
         self.removed: set[int] = set()
 
     def run(self) -> None:
         """Fill in ``best``, ``bound`` and how it ended."""
         try:
             self._root()
+        except LimitReached:
+            raise
         except EgraphOptError:  # out of pivots or time: the bound so far holds
             self._out_of_time()
             return
@@ -174,6 +181,8 @@ class _Search:
             self.nodes += 1
             try:
                 solution = self._node()
+            except LimitReached:
+                raise
             except EgraphOptError:
                 self._out_of_time()
                 return
@@ -207,6 +216,7 @@ class _Search:
                 return None if whole else solution
 
     def _solve(self) -> Solution | None:
+        self.check()
         left = self.deadline - time.process_time()
         return self.relaxation.solve(self.pivots - self.relaxation.pivots, max(0.1, left))
 
@@ -252,5 +262,5 @@ class _Search:
         away = [cost * (1 - share) for cost, share in zip(self.graph.cost, shares, strict=True)]
         dear = [max(0.0, reduced) for reduced in solution.reduced[: len(shares)]]
         for rest in (away, dear):
-            for pick in guided(self.graph, rest, QUICK, self.deadline):
+            for pick in guided(self.graph, rest, QUICK, self.deadline, self.check):
                 self._take(pick)

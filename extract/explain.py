@@ -17,6 +17,7 @@ from egraph_opt.extract.plans import step_names
 from egraph_opt.extract.search import Costs
 from egraph_opt.ir.program import Program
 from egraph_opt.ir.terms import Buffer, Call, Compute, Read, Reshape, Source, Tensor, children, leaves
+from egraph_opt.limits import Check, unlimited
 from egraph_opt.runtime.explanation import Chain, ChainStep, Option, PlanStep, Term
 from egraph_opt.runtime.explanation_programs import expression
 
@@ -134,9 +135,13 @@ def explain_plan(
     program: Program,
     snapshot: Snapshot,
     rules: Iterable[Rule],
+    check: Check = unlimited,
 ) -> ExplainedPlan:
-    """The same with the chain of rules from the program to every step. ``rules`` are all that may have been used."""
-    return _Explainer(problem, choice, program, Prover(snapshot, program, rules)).explained(
+    """The same with the chain of rules from the program to every step. ``rules`` are all that may have been used.
+
+    ``check`` is called again and again and may raise to end it.
+    """
+    return _Explainer(problem, choice, program, Prover(snapshot, program, rules, check)).explained(
         explain_costs(problem, choice, costs, prefix=prefix), step_names(problem, choice, prefix)
     )
 

@@ -13,6 +13,8 @@ from math import frexp, inf
 
 # Costs are scaled so that the goal costs about this much: tolerances are absolute.
 SCALE_EXPONENT = 10
+# The smallest difference between two trees, as a share of the largest cost, and the bits of what is told as infinite.
+_GRAIN, _LARGEST = 2.0**-60, 1000
 
 
 @dataclass(frozen=True)
@@ -83,25 +85,29 @@ class Graph:
 def trees(graph: Graph, cost: Sequence[float]) -> tuple[list[float], list[int]]:
     """The cheapest tree under every node, nothing shared: its cost and the way it begins with.
 
-    Infinity and -1 where there is none. The ways chosen form no cycle.
+    Infinity and -1 where there is none. The ways chosen form no cycle. What is shared again and again makes trees of
+    a deep graph dearer than numbers of fixed precision can tell apart, so costs are counted in whole grains.
     """
-    best, pick = [inf] * graph.nodes, [-1] * graph.nodes
+    best, pick = [0] * graph.nodes, [-1] * graph.nodes
     left = [len(needs) for needs in graph.needs]
-    total = list(cost)
-    heap = [(cost[way], way) for way, needs in enumerate(graph.needs) if not needs]
+    grain = max((own for own in cost if own < inf), default=0.0) * _GRAIN or 1.0
+    total = [-1 if own == inf else round(own / grain) for own in cost]
+    heap = [(total[way], way) for way, needs in enumerate(graph.needs) if not needs and total[way] >= 0]
     heapq.heapify(heap)
     while heap:
         value, way = heapq.heappop(heap)
         node = graph.owner[way]
-        if pick[node] >= 0 or value == inf:
+        if pick[node] >= 0:
             continue
         best[node], pick[node] = value, way
         for user in graph.users[node]:
             left[user] -= 1
-            total[user] += value
-            if not left[user] and pick[graph.owner[user]] < 0:
-                heapq.heappush(heap, (total[user], user))
-    return best, pick
+            if total[user] >= 0:
+                total[user] += value
+                if not left[user] and pick[graph.owner[user]] < 0:
+                    heapq.heappush(heap, (total[user], user))
+    found = zip(best, pick, strict=True)
+    return [v * grain if way >= 0 and v.bit_length() <= _LARGEST else inf for v, way in found], pick
 
 
 def graph_of(options: Mapping[int, Sequence[Option]], roots: Sequence[int]) -> Graph | None:

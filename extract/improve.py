@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
 from egraph_opt.extract.graph import Graph, trees
 from egraph_opt.extract.landmarks import Landmarks
+from egraph_opt.limits import Check, unlimited
 
 # An exchange must save this share of the whole; smaller differences are rounding.
 LEAST = 1e-9
@@ -27,7 +28,8 @@ EMPTIED = 20
 # the start goes by closures or by trees.
 Shares = Sequence[tuple[float, bool]]
 QUICK: Shares = ((0.01, False),)
-THOROUGH: Shares = ((0.01, False), (0.01, True), (0.1, False), (0.1, True))
+BROAD: Shares = ((0.01, False), (0.01, True))
+THOROUGH: Shares = ((0.003, False), (0.01, False), (0.01, True), (0.03, True), (0.1, False), (0.1, True))
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,31 @@ def picked(graph: Graph, ways: Sequence[int]) -> Pick | None:
 
 
 def heuristic(
-    graph: Graph, found: Landmarks, starts: Iterable[Sequence[int]] = (), *, shares: Shares = QUICK, until: float = inf
+    graph: Graph,
+    found: Landmarks,
+    starts: Iterable[Sequence[int]] = (),
+    *,
+    shares: Shares = QUICK,
+    until: float = inf,
+    check: Check = unlimited,
 ) -> Pick:
     """The best choice found by exchanges from several starts: the landmarks', and the best of the others.
 
     What the landmarks leave of the costs leads to nodes that many will share: their cost is paid for already. For each
     of ``shares`` there is a start, up to ``until`` (seconds of processor time); ``starts``, ways of every node (-1 for
-    none), are tried as well.
+    none), are tried as well. ``check`` is called again and again and may raise to end it.
     """
     tree = trees(graph, graph.cost)[1]
     plain = [pick for ways in (tree, greedy(graph, graph.cost), *starts) if (pick := picked(graph, ways)) is not None]
-    return min([improved(graph, min(plain, key=_cost), until), *guided(graph, found.rest, shares, until)], key=_cost)
+    first = improved(graph, min(plain, key=_cost), until, check)
+    if found.bound >= first.cost * (1 - LEAST):
+        return first
+    return min([first, *guided(graph, found.rest, shares, until, check)], key=_cost)
 
 
-def guided(graph: Graph, rest: Sequence[float], shares: Shares, until: float = inf) -> list[Pick]:
+def guided(
+    graph: Graph, rest: Sequence[float], shares: Shares, until: float = inf, check: Check = unlimited
+) -> list[Pick]:
     """Choices of what is cheap by ``rest`` with shares of the true costs added, improved."""
     result = []
     for share, by_closure in shares:
@@ -68,7 +81,7 @@ def guided(graph: Graph, rest: Sequence[float], shares: Shares, until: float = i
         cost = [left + share * own for left, own in zip(rest, graph.cost, strict=True)]
         pick = picked(graph, greedy(graph, cost) if by_closure else trees(graph, cost)[1])
         if pick is not None:
-            result.append(improved(graph, pick, until))
+            result.append(improved(graph, pick, until, check))
     return result
 
 
@@ -126,7 +139,7 @@ def greedy(graph: Graph, cost: Sequence[float]) -> list[int]:
     return pick
 
 
-def improved(graph: Graph, start: Pick, until: float = inf) -> Pick:
+def improved(graph: Graph, start: Pick, until: float = inf, check: Check = unlimited) -> Pick:
     """The choice after exchanges of single ways and of groups of ways, until none helps, or ``until`` has passed."""
     state = _State(graph, start)
     for _ in range(ROUNDS):
@@ -134,6 +147,7 @@ def improved(graph: Graph, start: Pick, until: float = inf) -> Pick:
         for change in (state.exchange, state.gather, state.scatter):
             state.complete()
             for node in reversed(range(graph.nodes)) if change == state.gather else reversed(state.pick.order):
+                check()
                 if time.process_time() > until:
                     return state.pick
                 change(node)
@@ -187,74 +201,62 @@ class _State:
                 if not left[user] and self.extra[graph.owner[user]] == inf:
                     heapq.heappush(heap, (total[user], user))
 
-    def freed(self, node: int) -> tuple[set[int], float]:
-        """The filled nodes that only the way of ``node`` needs, directly or not, and the cost with that way's own."""
+    def saving(self, changes: dict[int, int], held: Mapping[int, int] | None = None) -> float:
+        """What the whole would cost less with these ways, minus infinity where they make a cycle.
+
+        What is needed anew counts before what is needed no longer, so nothing is looked at that is needed both before
+        and after: the work depends on what changes, not on what lies below. ``held`` are further readers of nodes.
+        """
+        graph, ways, filled, readers = self.graph, self.ways, self.filled, self.readers
+        needs, cost = graph.needs, graph.cost
+        more = dict(held) if held else {}
+        changed = [node for node in changes if filled[node]]
+        stack = [changes[node] for node in changed]
+        saved, again = 0.0, False
+        while stack:
+            way = stack.pop()
+            saved -= cost[way]
+            for need in needs[way]:
+                more[need] = count = more.get(need, 0) + 1
+                if not filled[need]:
+                    if count == 1:
+                        stack.append(changes.get(need, ways[need]))
+                elif need in changes:
+                    again = True
+        if again and self.cyclic(changes):  # it would seem to free all that lies below
+            return -inf
+        stack = [ways[node] for node in changed]
+        while stack:
+            way = stack.pop()
+            saved += cost[way]
+            for need in needs[way]:
+                more[need] = count = more.get(need, 0) - 1
+                if readers[need] + count == 0:
+                    stack.append(changes.get(need, ways[need]))
+        return saved
+
+    def support(self, node: int) -> dict[int, int]:
+        """How many more readers every node would have, were ``node`` filled as it is completed, and itself one."""
         graph, ways = self.graph, self.ways
-        gone: set[int] = set()
-        lost: dict[int, int] = {}
-        saved = graph.cost[ways[node]]
+        more = {node: 1}
         stack = [node]
         while stack:
             for need in graph.needs[ways[stack.pop()]]:
-                lost[need] = lost.get(need, 0) + 1
-                if lost[need] == self.readers[need]:
-                    gone.add(need)
-                    saved += graph.cost[ways[need]]
+                more[need] = more.get(need, 0) + 1
+                if more[need] == 1 and not self.filled[need]:
                     stack.append(need)
-        return gone, saved
-
-    def price(self, way: int, gone: set[int], limit: float) -> float:
-        """What a way costs with all that must be filled for it when ``gone`` is not; infinity above ``limit``."""
-        graph, ways = self.graph, self.ways
-        total = graph.cost[way]
-        seen = {graph.owner[way]}
-        stack = [way]
-        while stack and total < limit:
-            for need in graph.needs[stack.pop()]:
-                if need not in seen and (not self.filled[need] or need in gone):
-                    seen.add(need)
-                    total += graph.cost[ways[need]]
-                    stack.append(ways[need])
-        return total if total < limit else inf
-
-    def saving(self, changes: dict[int, int]) -> float:
-        """What the whole would cost less with these ways; exact where they make no cycle."""
-        graph, ways = self.graph, self.ways
-        gone: set[int] = set()
-        lost: dict[int, int] = {}
-        stack = [node for node in changes if self.filled[node]]
-        left = set(stack)
-        saved = sum([graph.cost[ways[node]] for node in stack])
-        while stack:
-            for need in graph.needs[ways[stack.pop()]]:
-                lost[need] = lost.get(need, 0) + 1
-                if lost[need] == self.readers[need]:
-                    gone.add(need)
-                    if need not in left:
-                        saved += graph.cost[ways[need]]
-                        stack.append(need)
-        stack = [changes[node] for node in left if node not in gone]
-        seen = {graph.owner[way] for way in stack}
-        while stack and saved > 0:
-            way = stack.pop()
-            saved -= graph.cost[way]
-            for need in graph.needs[way]:
-                if need not in seen and (not self.filled[need] or need in gone):
-                    seen.add(need)
-                    stack.append(changes.get(need, ways[need]))
-        return saved
+        return more
 
     def exchange(self, node: int) -> None:
         """Give a filled node the way that lowers the whole cost most, if any does."""
         graph = self.graph
         if not self.filled[node] or len(graph.by[node]) < 2:
             return
-        gone, saved = self.freed(node)
-        limit = saved - LEAST * self.pick.cost
+        limit = LEAST * self.pick.cost
         found = []
         for way in graph.by[node]:
-            if way != self.ways[node] and (price := self.price(way, gone, limit)) < inf:
-                found.append((price, way))
+            if way != self.ways[node] and (saved := self.saving({node: way})) > limit:
+                found.append((-saved, way))
         for _, way in sorted(found):
             if self.attempt({node: way}):
                 return
@@ -331,9 +333,10 @@ class _State:
                     changes[owner] = way
                     pending.append(owner)
         options = []
+        held = self.support(node)
         for owner, found in interested.items():
-            total, way = min(found)
-            options.append((total - self.freed(owner)[1], owner, way))
+            _, way = min(found)
+            options.append((-self.saving({**changes, owner: way}, held), owner, way))
         return changes, sorted(options)
 
     def scatter(self, node: int) -> None:

@@ -12,14 +12,15 @@ import time
 from dataclasses import dataclass
 from math import inf
 
-import numpy as np
-
 from egraph_opt.extract.graph import Graph
+from egraph_opt.limits import Check, unlimited
 
 # Costs below this (of about a thousand for the goal) are zero.
 ZERO = 1e-9
 # Landmarks at the most; and between two measurements of all heights one is found per so many ways.
 WORK, STALE = 20_000, 600
+# In large graphs measurements look at about so many ways per landmark: they would take most of the time otherwise.
+MEASURED = 1_500
 
 
 @dataclass(frozen=True)
@@ -35,35 +36,32 @@ class Landmarks:
     rest: list[float]
 
 
-def landmarks(graph: Graph, *, work: int = WORK, until: float = inf) -> Landmarks:
+def landmarks(graph: Graph, *, work: int = WORK, until: float = inf, check: Check = unlimited) -> Landmarks:
     """Landmarks until the goal can be had from what costs are left at no cost.
 
-    It ends earlier after ``work`` landmarks, or at ``until`` (seconds of processor time).
+    It ends earlier after ``work`` landmarks, or at ``until`` (seconds of processor time). ``check`` is called again and
+    again and may raise to end it.
     """
-    return _Cutter(graph).run(work, until)
+    return _Cutter(graph, check).run(work, until)
 
 
 class _Cutter:
     """``cost`` is what is left of each way's, ``height`` of a node the cheapest way's cost after its costliest need.
 
     ``last`` is that need of every way, ``ready`` its height. Any need would do for a valid landmark, so the heights are
-    found anew only now and then. ``zero`` of a node lists its ways without cost.
+    found anew only now and then. In between costs only fall, so the zone from which the goal costs nothing more, along
+    the costliest needs, only grows: ``zone`` tells its nodes, ``inside`` how many needs of every way are in it, and
+    ``entering`` holds the ways that enter it.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, check: Check = unlimited) -> None:
         self.graph = graph
+        self.check = check
         self.cost = [cost if cost > ZERO else 0.0 for cost in graph.cost]
-        self.zero: list[list[int]] = [[way for way in found if self.cost[way] <= ZERO] for found in graph.by]
-        self.owner = np.array(graph.owner)
-        width = max((len(needs) for needs in graph.needs), default=0) + 1
-        # The node after the last stands for no need.
-        self.padded = np.full((len(graph.owner), width), graph.nodes)
-        for way, needs in enumerate(graph.needs):
-            self.padded[way, : len(needs)] = needs
         self._measure()
 
     def _measure(self) -> None:
-        """Find the heights."""
+        """Find the heights, and the zone again."""
         graph, cost = self.graph, self.cost
         users, owner = graph.users, graph.owner
         self.height = height = [inf] * graph.nodes
@@ -88,15 +86,20 @@ class _Cutter:
                     if total < height[above]:
                         height[above] = total
                         heapq.heappush(heap, (total, above))
+        self.zone = bytearray(graph.nodes)
+        self.inside = [0] * len(owner)
+        self.entering = set[int]()
+        self._enclose(graph.goal)
 
     def run(self, work: int, until: float) -> Landmarks:
         graph, cost = self.graph, self.cost
         bound = 0.0
         cuts: list[tuple[int, ...]] = []
-        fresh, often = 0, max(1, len(cost) // STALE)
+        fresh, often = 0, max(1, len(cost) // STALE, len(cost) ** 2 // MEASURED**2)
         while len(cuts) < work and time.process_time() < until:
-            cut = self._cut()
-            least = min([cost[way] for way in cut])
+            self.check()
+            cut = sorted(self.entering)
+            least = min([cost[way] for way in cut], default=0.0)
             if least <= 0 or len(cuts) - fresh >= often:
                 self._measure()
                 if self.height[graph.goal] <= ZERO or (least <= 0 and fresh == len(cuts)):
@@ -107,29 +110,27 @@ class _Cutter:
             cuts.append(tuple(cut))
             for way in cut:
                 cost[way] -= least
+            for way in cut:
                 if cost[way] <= ZERO:
                     cost[way] = 0.0
-                    self.zero[graph.owner[way]].append(way)
+                    self._enclose(self.last[way])
         self._measure()
         return Landmarks(bound, tuple(cuts), [left + ready for left, ready in zip(cost, self.ready, strict=True)], cost)
 
-    def _cut(self) -> list[int]:
-        """The ways that enter the zone from which the goal costs nothing more, along the costliest needs."""
-        zone = np.zeros(self.graph.nodes + 1, bool)
-        zone[self.graph.goal] = True
-        last, zero = self.last, self.zero
-        seen = bytearray(self.graph.nodes)
-        seen[self.graph.goal] = 1
-        stack = [self.graph.goal]
-        found = [self.graph.goal]
+    def _enclose(self, node: int) -> None:
+        """Add a node to the zone, and those that its ways without cost need last."""
+        graph, cost, zone, inside, entering = self.graph, self.cost, self.zone, self.inside, self.entering
+        stack = [node]
         while stack:
-            for way in zero[stack.pop()]:
-                need = last[way]
-                if need >= 0 and not seen[need]:
-                    seen[need] = 1
-                    stack.append(need)
-                    found.append(need)
-        zone[found] = True
-        enters = np.flatnonzero(zone[self.owner])
-        result: list[int] = enters[~zone[self.padded[enters]].any(axis=1)].tolist()
-        return result
+            node = stack.pop()
+            if node < 0 or zone[node]:
+                continue
+            zone[node] = 1
+            for way in graph.users[node]:
+                inside[way] += 1
+                entering.discard(way)
+            for way in graph.by[node]:
+                if not inside[way]:
+                    entering.add(way)
+                if cost[way] <= ZERO:
+                    stack.append(self.last[way])

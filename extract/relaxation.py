@@ -20,6 +20,7 @@ import numpy as np
 
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.extract.graph import Graph
+from egraph_opt.limits import Check, unlimited
 
 # What is less is taken for zero, in shares of a way; a cut must be violated by more than the second.
 ZERO, VIOLATED = 1e-6, 1e-3
@@ -42,9 +43,13 @@ class Solution:
 
 
 class Relaxation:
-    """The relaxation of one graph in a linear-program solver that keeps its basis from one solution to the next."""
+    """The relaxation of one graph in a linear-program solver that keeps its basis from one solution to the next.
 
-    def __init__(self, graph: Graph, cuts: Iterable[Sequence[int]]) -> None:
+    ``check`` is called while cuts are looked for, and may raise to end it.
+    """
+
+    def __init__(self, graph: Graph, cuts: Iterable[Sequence[int]], check: Check = unlimited) -> None:
+        self.check = check
         self.graph = graph
         self.ways = len(graph.owner)
         self.pivots = 0
@@ -175,6 +180,7 @@ class Relaxation:
         for target in targets:
             if covered[target] >= NESTED or len(found) >= CUTS:
                 continue
+            self.check()
             flow = _Flow(capacity, beside, source, target)
             for _ in range(NESTED):
                 side = flow.cut(filled[target] - VIOLATED)

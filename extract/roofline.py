@@ -35,7 +35,10 @@ class Device:
     def memory_seconds(self, elements: int) -> float:
         """Time to move this many float32 values once, by the cache level the working set fits."""
         size = elements * FLOAT_BYTES
-        return size / next(speed for limit, speed in self.bandwidths if size <= limit)
+        for limit, speed in self.bandwidths:
+            if size <= limit:
+                return size / speed
+        raise EgraphOptError(f"no bandwidth is known for {size} bytes")
 
     def rounded(self, extent: int) -> int:
         """An extent in whole vectors."""

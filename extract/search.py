@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 
-from egraph_opt.errors import EgraphOptError
-from egraph_opt.extract.alternatives import Alternative, Problem
+from egraph_opt.errors import EgraphOptError, LimitReached
+from egraph_opt.extract.alternatives import Alternative, Problem, signature
 from egraph_opt.extract.choose import Choice, choose, choose_exactly
 from egraph_opt.extract.plans import build_plan
 from egraph_opt.extract.profile import Profile
 from egraph_opt.ir.program import Plan, Program, Step
 from egraph_opt.ir.terms import Call, Compute, Reshape
+from egraph_opt.limits import Check, unlimited
 
 # The search ends when nothing unmeasured can promise more than this share of the best measured plan.
 GAP = 0.03
@@ -26,6 +29,8 @@ GAP = 0.03
 # cuts short depends on the machine.
 SEARCH_PIVOTS, SEARCH_GAP = 1_000, 0.01
 PIVOTS, SECONDS = 4_000, 60.0
+# Of more searches than these each gets fewer pivots, so that all together take no longer.
+ENOUGH = 4
 # Rounds of exact choices.
 EXACT_ROUNDS = 2
 # onnxruntime keeps a blocked layout between neighbouring Convs, so a chain of them takes less time than the sum of its
@@ -57,7 +62,7 @@ class Costs:
             return alternative.estimate
         if not self.possible(alternative):
             return inf
-        found = self.profile.best(alternative.text)
+        found = self.profile.verdict(alternative.text)
         seconds = found.seconds if found is not None else inf if self.certain else alternative.estimate
         return STEP_SECONDS + (seconds * self.conv if _is_conv(alternative) else seconds)
 
@@ -106,26 +111,46 @@ def search(
     rounds: int,
     deadline: float,
     final: bool = True,
+    check: Check = unlimited,
 ) -> None:
     """Fill in the outcomes of every search, or why it has none.
 
     ``measure`` times steps given as (signature, step) and puts them into the profile; without it the choice rests on
     what the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed,
     the best plan of measured steps counts, or the best expected one where no plan is measured as a whole. ``possible``
-    tells whether an alternative can be run at all. Outcomes that are not ``final`` are chosen with less effort.
+    tells whether an alternative can be run at all. Outcomes that are not ``final`` are chosen with less effort; many
+    searches share what one may take. ``check`` is called again and again and may raise LimitReached: searches that are
+    not done by then fail.
     """
+    with suppress(LimitReached):
+        _rounds(searches, profile, measure, possible, rounds, deadline, check)
+    pivots = (PIVOTS if final else SEARCH_PIVOTS) * ENOUGH // max(len(searches), ENOUGH)
+    for item in searches:
+        _conclude(item, profile, possible, measured=measure is not None, pivots=pivots, deadline=deadline, check=check)
+
+
+def _rounds(
+    searches: Sequence[Search],
+    profile: Profile,
+    measure: Measure | None,
+    possible: Callable[[Alternative], bool],
+    rounds: int,
+    deadline: float,
+    check: Check,
+) -> None:
+    """Choose and measure until the choices want nothing new."""
     for conv in (1.0, CHAINED_CONV):
         for exactly in (False, True) if conv == 1.0 else (False,):
             for _ in range(min(rounds, EXACT_ROUNDS if exactly else rounds) if measure is not None else 0):
                 wanted: dict[str, Step] = {}
                 for item in searches:
-                    wanted.update(_wanted(item.problem, profile, possible, conv, exactly=exactly, deadline=deadline))
+                    found = _wanted(
+                        item.problem, profile, possible, conv, exactly=exactly, deadline=deadline, check=check
+                    )
+                    wanted.update(found)
                 if not wanted or time.monotonic() > deadline or measure is None:
                     break
                 measure(sorted(wanted.items()))
-    for item in searches:
-        pivots = PIVOTS if final else SEARCH_PIVOTS
-        _conclude(item, profile, possible, certain=measure is not None, pivots=pivots, deadline=deadline)
 
 
 def _wanted(
@@ -136,17 +161,24 @@ def _wanted(
     *,
     exactly: bool,
     deadline: float,
+    check: Check,
 ) -> dict[str, Step]:
     """What to measure: the steps of the cheapest plan, if it promises more than the best plan of measured steps."""
-    known = choose(problem, Costs(profile, possible, certain=True, conv=conv))
+    known = choose(problem, Costs(profile, possible, certain=True, conv=conv), check=check)
     costs = Costs(profile, possible, conv=conv)
     if exactly:
         starts = [known] if known is not None else []
         choice = choose_exactly(
-            problem, costs, starts=starts, gap=SEARCH_GAP, pivots=SEARCH_PIVOTS, seconds=_seconds(deadline)
+            problem,
+            costs,
+            starts=starts,
+            gap=SEARCH_GAP,
+            pivots=SEARCH_PIVOTS,
+            seconds=_seconds(deadline),
+            check=check,
         )
     else:
-        choice = choose(problem, costs)
+        choice = choose(problem, costs, check=check)
     if choice is None or (known is not None and choice.cost >= known.cost * (1 - GAP)):
         return {}
     return _unmeasured(problem, choice, profile, possible)
@@ -157,17 +189,18 @@ def _conclude(
     profile: Profile,
     possible: Callable[[Alternative], bool],
     *,
-    certain: bool,
+    measured: bool,
     pivots: int,
     deadline: float,
+    check: Check,
 ) -> None:
+    exact = partial(choose_exactly, item.problem, pivots=pivots, seconds=_seconds(deadline), check=check)
+    certain = measured
     item.outcome = item.chained = None
     item.failure = ""
     try:
-        chosen = _exact(item.problem, Costs(profile, possible, certain=True), [], pivots, deadline) if certain else None
-        promised = _exact(
-            item.problem, Costs(profile, possible), [chosen] if chosen is not None else [], pivots, deadline
-        )
+        chosen = exact(Costs(profile, possible, certain=True)) if certain else None
+        promised = exact(Costs(profile, possible), starts=[chosen] if chosen is not None else [])
         if chosen is None:  # for want of time, too: the whole model will be timed all the same
             certain, chosen = False, promised
         elif promised is not None and not _missing(promised, profile):
@@ -176,16 +209,13 @@ def _conclude(
             item.failure = "no plan of runnable steps was found"
             return
         item.outcome = _outcome(item, chosen, profile, item.prefix, promised.bound)
-        if any(_is_conv(a) for found in item.problem.alternatives.values() for a in found):
-            chained = _exact(item.problem, Costs(profile, possible, certain, CHAINED_CONV), [chosen], pivots, deadline)
+        # Which of two plans is faster as a whole only measuring them tells.
+        if measured and any(_is_conv(a) for found in item.problem.alternatives.values() for a in found):
+            chained = exact(Costs(profile, possible, certain, CHAINED_CONV), starts=[chosen])
             if chained is not None and [a for _, a in chained.steps] != [a for _, a in chosen.steps]:
                 item.chained = _outcome(item, chained, profile, f"{item.prefix}c", 0.0)
     except (EgraphOptError, MemoryError) as error:
         item.failure = str(error) or "out of memory"
-
-
-def _exact(problem: Problem, costs: Costs, starts: Sequence[Choice], pivots: int, deadline: float) -> Choice | None:
-    return choose_exactly(problem, costs, starts=starts, pivots=pivots, seconds=_seconds(deadline))
 
 
 def _seconds(deadline: float) -> float:
@@ -226,5 +256,11 @@ def kernel_steps(choices: Sequence[Choice]) -> list[tuple[str, Step]]:
     return sorted(found.items())
 
 
+def planned_kernels(searches: Sequence[Search]) -> list[tuple[str, Step]]:
+    """The kernel steps of all plans that were found, with their signatures."""
+    plans = [outcome.plan for item in searches for outcome in (item.outcome, item.chained) if outcome is not None]
+    return [(signature(s.buffer), s) for plan in plans for s in plan.steps if isinstance(s.buffer, Compute)]
+
+
 def _needs_measuring(alternative: Alternative, profile: Profile) -> bool:
-    return not isinstance(alternative.step, Reshape) and profile.best(alternative.text) is None
+    return not isinstance(alternative.step, Reshape) and profile.verdict(alternative.text) is None
