@@ -54,6 +54,7 @@ def choose(
     *,
     target: str = "cuda:sm_90",
     device: str = "",
+    kernels: bool = True,
     shapes: Mapping[str, int | Sequence[int]] | None = None,
     rules: str | Sequence[str | Pack] = "",
     fp: str = "default",
@@ -61,10 +62,12 @@ def choose(
 ) -> Program:
     """The program that should be fastest on a measured GPU, ready to run there. Needs no GPU.
 
-    ``device`` picks one of several devices in the profile database by a part of its name. Raises UsageError where it
-    holds none or several that fit.
+    ``device`` picks one of several devices in the profile database by a part of its name. Without ``kernels`` there are
+    library calls only. Raises UsageError where the database holds no device that fits, or several.
     """
-    return _Offline(target, dict(shapes or {}), rules, fp, progress or silent).choose(model, profile_db, device)
+    return _Offline(target, dict(shapes or {}), rules, fp, progress or silent).choose(
+        model, profile_db, device, kernels
+    )
 
 
 @dataclass
@@ -168,7 +171,7 @@ class _Offline:
         dropped |= kernels.failed
         return Bundle(Path(name).name, self._architecture, tuple(kept), tuple(made), package_versions(), dropped)
 
-    def choose(self, model: str | Path | onnx.ModelProto, profile_db: Path, device: str) -> Program:
+    def choose(self, model: str | Path | onnx.ModelProto, profile_db: Path, device: str, with_kernels: bool) -> Program:
         from egraph_opt.extract.profile import Profile
 
         profile = Profile(profile_db, self._device(profile_db, device), MODE)
@@ -181,7 +184,7 @@ class _Offline:
         outputs: dict[str, str] = {}
         seconds = 0.0
         for search in searches.values():
-            found, cost = self._cheapest(search, profile)
+            found, cost = self._cheapest(search, profile, with_kernels)
             steps += self._program_steps(found, profile, kernels)
             constants |= found.constants
             outputs |= found.outputs
@@ -302,13 +305,14 @@ class _Offline:
         problem = "several devices fit, choose one with --device" if fitting else "no device fits"
         raise UsageError(f"{problem} in {profile_db} for {self.target}; it has: {listed}")
 
-    def _cheapest(self, search: Search, profile: Profile) -> tuple[Plan, float]:
+    def _cheapest(self, search: Search, profile: Profile, kernels: bool) -> tuple[Plan, float]:
         """The cheapest plan of measured steps, and its seconds."""
         from egraph_opt.extract.choose import choose_exactly
         from egraph_opt.extract.plans import build_plan
         from egraph_opt.extract.search import PIVOTS, SECONDS, Costs
+        from egraph_opt.ir.terms import Compute
 
-        costs = Costs(profile, lambda alternative: True, certain=True)
+        costs = Costs(profile, lambda found: kernels or not isinstance(found.step, Compute), certain=True)
         self.progress(Progress("choose", "the cheapest plan of measured steps"))
         choice = choose_exactly(search.problem, costs, pivots=PIVOTS, seconds=SECONDS)
         if choice is None:

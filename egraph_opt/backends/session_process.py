@@ -40,16 +40,34 @@ _OPERATOR_SECONDS = 1.0
 _ERRORS: tuple[type[EgraphOptError], ...] = (InputRejected, LimitReached, BackendMissing)
 
 
+@dataclass(frozen=True)
+class _Setting:
+    """What a process was started with: whose child it is, its command and its environment."""
+
+    parent: int
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def here(cls) -> _Setting:
+        paths = json.dumps([entry or str(Path.cwd()) for entry in sys.path])
+        command = (sys.executable, "-P", "-c", _COMMAND, paths)
+        return cls(os.getpid(), command, tuple(sorted(os.environ.items())))
+
+
 # A process without a session that waits for its next use: starting one takes as long as importing onnxruntime.
-_SPARE: list[tuple[int, subprocess.Popen[bytes], Connection]] = []
+_SPARE: list[tuple[_Setting, subprocess.Popen[bytes], Connection]] = []
 
 
-@atexit.register
 def _end_spare() -> None:
     while _SPARE:
-        owner, process, _ = _SPARE.pop()
-        if owner == os.getpid():
+        setting, process, _ = _SPARE.pop()
+        if setting.parent == os.getpid():  # not that of a process this one was forked from
             process.kill()
+            process.wait()
+
+
+atexit.register(_end_spare)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,7 @@ class SessionProcess:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._running: tuple[subprocess.Popen[bytes], Connection] | None = None
+        self._setting = _Setting.here()
         self._last: weakref.finalize[..., SessionProcess] | None = None
         self._start()
 
@@ -88,7 +107,7 @@ class SessionProcess:
                 self.release()
             except EgraphOptError:
                 return
-            _SPARE.append((os.getpid(), *self._running))
+            _SPARE.append((self._setting, *self._running))
             self._running = None
             if self._last is not None:
                 self._last.detach()
@@ -137,18 +156,19 @@ class SessionProcess:
             self._ask(("release",), inf, "")
 
     def _start(self) -> tuple[subprocess.Popen[bytes], Connection]:
-        if self._running is None and _SPARE:
-            owner, process, ours = _SPARE.pop()
-            if owner == os.getpid() and process.poll() is None:  # not that of a process this one was forked from
+        if self._running is None:
+            self._setting = _Setting.here()
+            if _SPARE and _SPARE[0][0] == self._setting and _SPARE[0][1].poll() is None:
+                _, process, ours = _SPARE.pop()
                 self._running = process, ours
                 self._last = weakref.finalize(self, process.kill)
         if self._running is None:
+            _end_spare()
             import multiprocessing
 
             ours, theirs = multiprocessing.Pipe()
-            paths = json.dumps([entry or str(Path.cwd()) for entry in sys.path])
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _COMMAND, paths, str(theirs.fileno())],
+                [*self._setting.command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

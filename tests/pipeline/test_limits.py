@@ -291,3 +291,25 @@ def test_sizes(text: str, count: int) -> None:
 def test_no_sizes(text: str) -> None:
     with pytest.raises(Exception, match="is not a size"):
         byte_count(text)
+
+
+def test_a_process_is_used_again_only_where_the_next_would_be_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(dense(), tmp_path / "m.onnx")
+
+    def process() -> int:
+        with SessionProcess() as sessions:
+            sessions.open(tmp_path / "m.onnx")
+            assert sessions._running is not None
+            return sessions._running[0].pid
+
+    first = process()
+    assert process() == first
+    monkeypatch.setenv("ALLOW_RELEASED_ONNX_OPSET_ONLY", "0")
+    other = process()
+    assert other != first
+    assert process() == other
+    with SessionProcess(Limits(memory=1 << 40)) as limited:
+        limited.open(tmp_path / "m.onnx")
+    assert process() != other  # one that was under a limit is not kept
