@@ -18,6 +18,7 @@ Check = Callable[[], None]
 # Seconds between two looks at the memory.
 _LOOK = 0.05
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_PROCESSES = Path("/proc")
 
 
 def unlimited() -> None:
@@ -68,15 +69,18 @@ def held_by(root: int) -> int:
 
     0 where the system does not tell.
     """
-    total, pending = 0, [root]
+    total, pending = 0, [(root, "")]
     while pending:
-        process = pending.pop()
-        place = Path("/proc", str(process))
+        process, parent = pending.pop()
+        place = _PROCESSES / str(process)
         try:
-            resident, shared = (place / "statm").read_text().split()[1:3]
-            total += (int(resident) - int(shared)) * _PAGE
+            statistics = (place / "statm").read_text()
+            resident, shared = statistics.split()[1:3]
+            # A process that is just being started still has the memory of its parent, not a second time as much.
+            total += (int(resident) - int(shared)) * _PAGE if statistics != parent else 0
             for task in os.listdir(place / "task"):
-                pending += map(int, (place / "task" / task / "children").read_text().split())
+                children = (place / "task" / task / "children").read_text().split()
+                pending += [(int(child), statistics) for child in children]
         except (OSError, ValueError):  # it has just ended, or this is another system
             continue
     return total

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
-from egraph_opt import contest, explanation, exploration, measuring, pipeline
+from egraph_opt import contest, explanation, exploration, limits, measuring, pipeline
 from egraph_opt.backends import session_process
 from egraph_opt.backends.session_process import SessionProcess
 from egraph_opt.cli.arguments import byte_count
@@ -313,3 +313,13 @@ def test_a_process_is_used_again_only_where_the_next_would_be_the_same(
     with SessionProcess(Limits(memory=1 << 40)) as limited:
         limited.open(tmp_path / "m.onnx")
     assert process() != other  # one that was under a limit is not kept
+
+
+def test_what_a_process_holds_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process 1 has started 2, and is just starting 3, which still lies in the memory of 1."""
+    for process, statistics, children in (("1", "9 70 20 1", "2 3"), ("2", "9 30 20 1", ""), ("3", "9 70 20 1", "")):
+        (tmp_path / process / "task" / process).mkdir(parents=True)
+        (tmp_path / process / "statm").write_text(statistics)
+        (tmp_path / process / "task" / process / "children").write_text(children)
+    monkeypatch.setattr(limits, "_PROCESSES", tmp_path)
+    assert held_by(1) == (50 + 10) * os.sysconf("SC_PAGE_SIZE")
