@@ -83,7 +83,7 @@ class Contest:
                 f"the best candidate reached {found.ratio.median:.2f}x (lower quartile {found.ratio.lower:.2f}x)"
             )
             return None, None
-        return self._chosen(chosen, Latency(found.a, found.b, found.ratio, found.rounds))
+        return self._chosen(chosen, Latency.of(found))
 
     def _chosen(self, candidate: Candidate, latency: Latency | None) -> tuple[Candidate, Latency | None]:
         self.run.keep(candidate.reverted)

@@ -80,16 +80,18 @@ class _Kernels:
 
     def works(self, alternative: Alternative) -> list[Work]:
         """All ways to do a kernel step; none where it has no CUDA form."""
+        from egraph_opt.backends.cuda_build import CudaKernel
         from egraph_opt.backends.cuda_lower import schedules
         from egraph_opt.ir import plain
         from egraph_opt.ir.program import kernel_signature
-        from egraph_opt.ir.terms import Compute
+        from egraph_opt.ir.terms import Compute, Source
 
         assert isinstance(alternative.step, Compute)
-        body, _ = kernel_signature(alternative.step.tensor)
+        body, sources = kernel_signature(alternative.step.tensor)
+        inputs = tuple(Source(f"in{i}", source.extents) for i, source in enumerate(sources))
         found = []
         for schedule in schedules(body):
-            kernel = cuda_kernel(alternative.step, str(schedule))
+            kernel = CudaKernel(body, inputs, schedule)
             source = self._source(kernel)
             if source is not None:
                 launch = source.launch
@@ -137,19 +139,6 @@ class _Kernels:
             else:
                 kept.append(replace(work, module=place[work.kernel]))
         return kept, made, dropped
-
-
-def cuda_kernel(step: object, schedule: str) -> CudaKernel:
-    """The kernel that fills a Compute buffer under a schedule."""
-    from egraph_opt.backends.cuda_build import CudaKernel
-    from egraph_opt.backends.cuda_lower import parse_schedule
-    from egraph_opt.ir.program import kernel_signature
-    from egraph_opt.ir.terms import Compute, Source
-
-    assert isinstance(step, Compute)
-    body, sources = kernel_signature(step.tensor)
-    inputs = tuple(Source(f"in{i}", source.extents) for i, source in enumerate(sources))
-    return CudaKernel(body, inputs, parse_schedule(schedule))
 
 
 @dataclass

@@ -7,12 +7,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from egraph_opt.backends.model_timer import TimedModel, time_models
+from egraph_opt.contest import TIMING_ROUNDS, is_faster
 from egraph_opt.errors import InputRejected, LimitReached, UsageError, one_line
+from egraph_opt.frontends.onnx_symbols import bind, input_shapes, lengths_of, symbols
 from egraph_opt.result import Result
 from egraph_opt.run import Options
 from egraph_opt.runtime.progress import Progress, ProgressCallback, silent
@@ -22,7 +26,6 @@ from egraph_opt.runtime.timing import Comparison
 if TYPE_CHECKING:
     import onnx
 
-    from egraph_opt.backends.model_timer import TimedModel
     from egraph_opt.candidates import Candidate
     from egraph_opt.runtime.explanation import Explanation
     from egraph_opt.verification import Judge
@@ -30,9 +33,8 @@ if TYPE_CHECKING:
 # A length for a symbolic dimension, several of them, or the whole shape of an input.
 Shapes = Mapping[str, int | Sequence[int]]
 Lengths = dict[str, int]
-# A program is kept where the median speed-up over the original, shapes being chosen at run time, is at least this.
-WORTHWHILE = 1.02
-TIMING_ROUNDS, TIMING_SECONDS = 11, 20.0
+# Seconds after which timing the original against the whole is enough.
+TIMING_SECONDS = 20.0
 
 
 class OptimizeOne(Protocol):
@@ -59,7 +61,6 @@ class Specializer:
         Raises UsageError for names and lengths that do not fit the model.
         """
         from egraph_opt.frontends.onnx_reader import load
-        from egraph_opt.frontends.onnx_symbols import bind
 
         original = load(model).model
         label = Path(model).name if isinstance(model, str | Path) else original.graph.name or "the model"
@@ -73,8 +74,6 @@ class Specializer:
             return _Assembly(self, bound, label, programs, Path(folder)).result()
 
     def _program(self, model: onnx.ModelProto, lengths: Lengths, label: str, left: int) -> _Program:
-        from egraph_opt.frontends.onnx_symbols import bind
-
         name = text_of(lengths)
 
         def tell(event: Progress) -> None:
@@ -98,8 +97,6 @@ def text_of(lengths: Mapping[str, int]) -> str:
 
 def resolve(model: onnx.ModelProto, shapes: Shapes) -> tuple[Lengths, dict[str, list[int]]]:
     """The dimensions that get one length, and those that get several."""
-    from egraph_opt.frontends.onnx_symbols import lengths_of, symbols
-
     known = symbols(model)
     inputs = {value.name for value in model.graph.input}
     fixed, several = Lengths(), dict[str, list[int]]()
@@ -168,7 +165,6 @@ class _Assembly:
     def _assemble(self, kept: Sequence[_Program], folder: Path) -> Candidate:
         from egraph_opt.backends import tvm_build
         from egraph_opt.backends.environment import working_compiler
-        from egraph_opt.backends.model_timer import TimedModel
         from egraph_opt.candidates import Candidate, store
         from egraph_opt.explanation import attach
         from egraph_opt.frontends.onnx_dispatch import dispatch
@@ -208,7 +204,6 @@ class _Assembly:
 
     def _judge(self, lengths: Lengths) -> Judge:
         """The original's answers on inputs of these lengths."""
-        from egraph_opt.frontends.onnx_symbols import input_shapes
         from egraph_opt.verification import Judge
 
         name, options = text_of(lengths), self.run.options
@@ -263,36 +258,36 @@ class _Assembly:
         if not self.run.options.measured:
             return
         for program in kept:
-            program.latency, problem = self._latency(program.lengths, model)
-            if program.latency is None:
-                program.dropped = problem
-            elif program.latency.speedup.median < WORTHWHILE or program.latency.speedup.lower < 1.0:
-                program.dropped = f"{program.latency.speedup.median:.2f}x inside the whole is not worthwhile"
+            try:
+                found = self._compared(program.lengths, model)
+            except (InputRejected, LimitReached) as error:
+                program.latency, program.dropped = None, one_line(str(error))
+                continue
+            program.latency = Latency.of(found)
+            if not is_faster(found):
+                program.dropped = f"{found.ratio.median:.2f}x inside the whole is not worthwhile"
         if self.other is not None and not any(program.dropped for program in kept):
-            self.other = replace(self.other, latency=self._latency(self.other.lengths, model)[0])
+            with suppress(InputRejected, LimitReached):
+                self.other = replace(self.other, latency=Latency.of(self._compared(self.other.lengths, model)))
 
-    def _latency(self, lengths: Lengths, model: TimedModel) -> tuple[Latency | None, str]:
-        """The latencies of the original and of the model, or why there are none."""
-        from egraph_opt.backends.model_timer import TimedModel, time_models
-        from egraph_opt.frontends.onnx_symbols import input_shapes
+    def _compared(self, lengths: Lengths, model: TimedModel) -> Comparison:
+        """The original against the model on inputs of these lengths.
 
+        Raises InputRejected where one of them does not run, LimitReached where there is no time left.
+        """
         self.run.progress(Progress("time", f"{text_of(lengths)}: original and optimized, in turns"))
         left = self.run.left()
-        try:
-            samples = time_models(
-                [TimedModel(self._reference), model],
-                rounds=TIMING_ROUNDS,
-                seed=self.run.options.seed,
-                shapes=input_shapes(self.original, lengths),
-                fill=self._judge(lengths).fill,
-                threads=self.run.options.threads,
-                enough_seconds=max(min(TIMING_SECONDS, left / 2), 0.1),
-                timeout=None if left == inf else max(left, 0.0) + 1,
-            )
-        except (InputRejected, LimitReached) as error:
-            return None, one_line(str(error))
-        found = Comparison.of(*samples)
-        return Latency(found.a, found.b, found.ratio, found.rounds), ""
+        samples = time_models(
+            [TimedModel(self._reference), model],
+            rounds=TIMING_ROUNDS,
+            seed=self.run.options.seed,
+            shapes=input_shapes(self.original, lengths),
+            fill=self._judge(lengths).fill,
+            threads=self.run.options.threads,
+            enough_seconds=max(min(TIMING_SECONDS, left / 2), 0.1),
+            timeout=None if left == inf else max(left, 0.0) + 1,
+        )
+        return Comparison.of(*samples)
 
     def _report(self, chosen: Candidate | None, seconds: float) -> Report:
         """One report of all runs."""

@@ -6,7 +6,7 @@ then walk over the rest of the output; otherwise every thread computes its eleme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -19,7 +19,8 @@ from egraph_opt.backends import cuda_math, tvm_emit, tvm_math, tvm_schedule
 from egraph_opt.backends import tvm_tree as tree
 from egraph_opt.backends.tvm_emit import Emitter, integer, number
 from egraph_opt.backends.tvm_point import Array, Conditions, Evaluator, Point, position
-from egraph_opt.backends.tvm_tree import Call, Condition, Constant, Guard, Load, Loop, Lowering, Node, Region, Stage
+from egraph_opt.backends.tvm_stages import Visit, placed
+from egraph_opt.backends.tvm_tree import Call, Constant, Load, Loop, Lowering, Node, Region, Stage
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import expr as ex
 from egraph_opt.ir.expr import Expr
@@ -228,34 +229,14 @@ class _Writer:
     def _place(self, region: Region, env: Env) -> Region:
         """Compute the reductions whose indices are all fixed here, by all threads of the block."""
         lowering = Lowering(region.extents)
-        done: dict[object, Node] = {}
 
-        def visit(node: Node, conditions: tuple[Condition, ...]) -> Node:
-            key = (id(node), conditions)
-            if key in done:
-                return done[key]
-            found: Node = node
-            match node:
-                case Guard(more, value, other):
-                    fixed = [c for c in more if c.expr.iterators <= env.keys()]
-                    found = Guard(more, visit(value, tuple(dict.fromkeys((*conditions, *fixed)))), other)
-                case Stage() if all(e.iterators <= env.keys() for e in node.lead):
-                    found = self._stage(node, lowering, env, conditions, lambda inner: visit(inner, conditions))
-                case Loop(operation, iterators, value):
-                    found = Loop(operation, iterators, visit(value, conditions))
-                case Call(function, arguments):
-                    found = tree.call(function, tuple(visit(a, conditions) for a in arguments))
-                case tree.Fold(operation, items):
-                    found = tree.fold(operation, [visit(item, conditions) for item in items])
-            done[key] = found
-            return found
+        def compute(stage: Stage, conditions: Conditions, visit: Visit) -> Node:
+            return self._stage(stage, lowering, env, conditions, visit)
 
-        value = visit(region.value, ())
+        value = placed(region.value, env.keys(), compute)
         return Region(lowering.extents, value, region.target)
 
-    def _stage(
-        self, stage: Stage, lowering: Lowering, env: Env, conditions: Conditions, visit: Callable[[Node], Node]
-    ) -> Node:
+    def _stage(self, stage: Stage, lowering: Lowering, env: Env, conditions: Conditions, visit: Visit) -> Node:
         """The stage's value at any point of its row, with everything common to the row computed."""
         if isinstance(stage.term, Reduce):
             inner = visit(lowering.reduction(stage.term, stage.indices))

@@ -88,8 +88,8 @@ class SessionProcess:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._running: tuple[subprocess.Popen[bytes], Connection] | None = None
-        self._setting = _Setting.here()
         self._last: weakref.finalize[..., SessionProcess] | None = None
+        self._setting: _Setting
         self._start()
 
     def __enter__(self) -> SessionProcess:

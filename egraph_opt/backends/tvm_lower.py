@@ -23,7 +23,8 @@ from egraph_opt.backends.tvm_emit import CodeTooLongError, Emitter, integer, num
 from egraph_opt.backends.tvm_point import Array, Evaluator, Point, position, power_of_two
 from egraph_opt.backends.tvm_schedule import PHASES, Schedule
 from egraph_opt.backends.tvm_share import divided, phases_of, steps
-from egraph_opt.backends.tvm_tree import Call, Condition, Constant, Guard, Load, Loop, Lowering, Node, Region, Stage
+from egraph_opt.backends.tvm_stages import Visit, placed
+from egraph_opt.backends.tvm_tree import Call, Condition, Constant, Load, Loop, Lowering, Node, Region, Stage
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import expr as ex
 from egraph_opt.ir.expr import Expr
@@ -369,34 +370,17 @@ class Writer:
 
     def place(self, region: Region, env: Env) -> Region:
         """Compute the stages whose leading indices are all fixed here and read them from scratch memory."""
-        done: dict[object, Node] = {}
+        rows: dict[object, Node] = {}
 
-        def visit(node: Node, conditions: tuple[Condition, ...]) -> Node:
-            key = (id(node), conditions)
-            if key in done:
-                return done[key]
-            found: Node = node
-            match node:
-                case Guard(more, value, other):
-                    fixed = [c for c in more if c.expr.iterators <= env.keys()]
-                    found = Guard(more, visit(value, tuple(dict.fromkeys((*conditions, *fixed)))), other)
-                case Stage() if all(e.iterators <= env.keys() for e in node.lead):
-                    row = (id(node.term), node.lead, conditions)
-                    if row not in done:
-                        done[row] = self._stage(node, region, env, conditions)
-                    found = _element(done[row], node)
-                case Loop(operation, iterators, value):
-                    found = Loop(operation, iterators, visit(value, conditions))
-                case Call(function, arguments):
-                    found = tree.call(function, tuple(visit(a, conditions) for a in arguments))
-                case tree.Fold(operation, items):
-                    found = tree.fold(operation, [visit(item, conditions) for item in items])
-            done[key] = found
-            return found
+        def compute(stage: Stage, conditions: tuple[Condition, ...], _: Visit) -> Node:
+            row = (id(stage.term), stage.lead, conditions)
+            if row not in rows:
+                rows[row] = self._stage(stage, region, env, conditions)
+            return _element(rows[row], stage)
 
         if not any(isinstance(node, Stage) for node in tree.walk(region.value)):
             return region
-        return replace(region, value=visit(region.value, ()))
+        return replace(region, value=placed(region.value, env.keys(), compute))
 
     def _scratch(self, size: int) -> str:
         name = f"scratch{len(self.arrays)}"

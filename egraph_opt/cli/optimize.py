@@ -86,9 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Optimize, write, report."""
-    from egraph_opt.cli.progress import ProgressPrinter
+    from egraph_opt.cli.progress import shown
     from egraph_opt.runtime.artifacts import check_report_path, choose_output, library_path
-    from egraph_opt.runtime.progress import silent
 
     if not options.model.is_file():
         problem = "is not a file" if options.model.exists() else "does not exist"
@@ -106,8 +105,7 @@ def run(options: argparse.Namespace) -> int:
         return _write(options, result, output)
     from egraph_opt.pipeline import optimize
 
-    printer = None if options.quiet else ProgressPrinter(every_event=options.verbose > 0)
-    try:
+    with shown(quiet=options.quiet, every_event=options.verbose > 0) as progress:
         result = optimize(
             options.model,
             target=options.target,
@@ -122,28 +120,22 @@ def run(options: argparse.Namespace) -> int:
             rules=options.rules,
             fp=options.fp,
             shapes=dict(options.shape),
-            progress=printer or silent,
+            progress=progress,
         )
-    finally:
-        if printer:
-            printer.close()
     return _write(options, result, output)
 
 
 def _for_gpu(options: argparse.Namespace) -> int:
     """Choose and write a GPU program."""
-    from egraph_opt.cli.progress import ProgressPrinter
+    from egraph_opt.cli.progress import shown
     from egraph_opt.offline import choose
-    from egraph_opt.runtime.progress import silent
+    from egraph_opt.runtime.artifacts import choose_file
     from egraph_opt.runtime.timing import significant
 
     if options.profile_db is None:
         raise UsageError("a GPU target needs --profile-db: the measurements of egraph-opt profile on that GPU")
-    output = options.output or options.model.with_suffix(".gpu")
-    if output.resolve() == options.model.resolve() or output.is_dir() or not output.parent.is_dir():
-        raise UsageError(f"the program cannot be written to {output}")
-    printer = None if options.quiet else ProgressPrinter(every_event=options.verbose > 0)
-    try:
+    output = choose_file(options.model, options.output, ".gpu", "program")
+    with shown(quiet=options.quiet, every_event=options.verbose > 0) as progress:
         program = choose(
             options.model,
             options.profile_db,
@@ -152,11 +144,8 @@ def _for_gpu(options: argparse.Namespace) -> int:
             shapes=dict(options.shape),
             rules=options.rules,
             fp=options.fp,
-            progress=printer or silent,
+            progress=progress,
         )
-    finally:
-        if printer:
-            printer.close()
     program.write(output)
     if not options.quiet:
         works = [step.work for step in program.steps if step.work is not None]

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from egraph_opt.cli.arguments import add_rule_options, choice_of_lengths
-from egraph_opt.errors import InputRejected, UsageError
+from egraph_opt.errors import InputRejected
 
 SUMMARY = "bundle what to measure on a GPU elsewhere"
 DESCRIPTION = """\
@@ -43,30 +43,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Plan, write, print a summary."""
     from egraph_opt.cli.arguments import table
-    from egraph_opt.cli.progress import ProgressPrinter
-    from egraph_opt.runtime.progress import silent
+    from egraph_opt.cli.progress import shown
+    from egraph_opt.runtime.artifacts import choose_file
 
     if not options.model.is_file():
         raise InputRejected(f"{options.model} is not a file")
-    output = options.output or options.model.with_suffix(".bundle")
-    if output.resolve() == options.model.resolve() or output.is_dir() or not output.parent.is_dir():
-        raise UsageError(f"the bundle cannot be written to {output}")
+    output = choose_file(options.model, options.output, ".bundle", "bundle")
 
     from egraph_opt.offline import plan
 
-    printer = None if options.quiet else ProgressPrinter(every_event=options.verbose > 0)
-    try:
+    with shown(quiet=options.quiet, every_event=options.verbose > 0) as progress:
         bundle = plan(
             options.model,
             target=options.target,
             shapes=dict(options.shape),
             rules=options.rules,
             fp=options.fp,
-            progress=printer or silent,
+            progress=progress,
         )
-    finally:
-        if printer:
-            printer.close()
     bundle.write(output)
     if options.quiet:
         return 0

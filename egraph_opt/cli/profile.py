@@ -34,23 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and report what failed."""
-    from egraph_opt.cli.progress import ProgressPrinter
+    from egraph_opt.cli.progress import shown
     from egraph_opt.extract.profile import Profile
     from egraph_opt.gpu import profiling
     from egraph_opt.gpu.devices import device_of, roofline_key
     from egraph_opt.gpu.files import MODE, Bundle
-    from egraph_opt.runtime.progress import Progress
 
     bundle = Bundle.read(options.bundle)
     if options.output.is_dir() or not options.output.parent.is_dir():
         raise UsageError(f"the database cannot be written to {options.output}")
-    printer = None if options.quiet else ProgressPrinter(every_event=options.verbose > 0)
-
-    def tell(done: int, total: int, text: str) -> None:
-        if printer:
-            printer(Progress("profile", text, done, total))
-
-    try:
+    with shown(quiet=options.quiet, every_event=options.verbose > 0) as progress:
         if options.device == "roofline":
             profile = Profile(options.output, roofline_key(bundle.architecture), MODE)
             failures: list[str] = []
@@ -58,10 +51,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             device = device_of(options.device, bundle.architecture, tf32=options.tf32)
             profile = Profile(options.output, device.key, MODE)
-            failures = profiling.measure(bundle, device, profile, report=tell)
-    finally:
-        if printer:
-            printer.close()
+            failures = profiling.measure(bundle, device, profile, progress=progress)
     if profile.warning:
         raise InputRejected(profile.warning)
     if not options.quiet:

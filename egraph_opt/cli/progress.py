@@ -3,12 +3,27 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from egraph_opt.errors import one_line
-from egraph_opt.runtime.progress import Progress
+from egraph_opt.runtime.progress import Progress, ProgressCallback, silent
 
 LOG_INTERVAL_SECONDS = 2.0
+
+
+@contextmanager
+def shown(*, quiet: bool, every_event: bool) -> Iterator[ProgressCallback]:
+    """A callback that prints progress while the block runs, or nothing where that is asked for."""
+    if quiet:
+        yield silent
+        return
+    printer = ProgressPrinter(every_event=every_event)
+    try:
+        yield printer
+    finally:
+        printer.close()
 
 
 class ProgressPrinter:

@@ -15,7 +15,7 @@ from egraph_opt.errors import UsageError
 from egraph_opt.frontends.onnx_emit import Emitter
 from egraph_opt.frontends.onnx_model import all_names, opset_of, overridable, standard, subgraphs
 from egraph_opt.frontends.onnx_symbols import Place, symbols
-from egraph_opt.frontends.onnx_writer import LARGEST_MODEL, copy_fields, copy_frame, same
+from egraph_opt.frontends.onnx_writer import LARGEST_MODEL, copy_fields, copy_frame, copy_initializers, same
 
 # Before this version of the operators nothing compares numbers in onnxruntime.
 LOWEST_OPSET = 7
@@ -53,7 +53,7 @@ def dispatch(original: ModelProto, programs: Sequence[tuple[Mapping[str, int], M
     for node in otherwise.node:
         rename(node, names)
     graph.node.extend([*emitter.nodes, *otherwise.node])
-    _copy_initializers(graph, [*branches.outside.values(), *emitter.initializers.values()])
+    copy_initializers(graph, [*branches.outside.values(), *emitter.initializers.values()])
     if model.ir_version < 4:
         _make_inputs_of_initializers(graph, {tensor.name for tensor in original.graph.initializer})
     imports = {standard(entry.domain): entry for body in reversed(bodies) for entry in body.opset_import}
@@ -137,7 +137,7 @@ class _Branches:
         graph = self.wrapped(nodes, list(self._inside.values()))
         graph.value_info.extend(info for info in body.graph.value_info if info.name not in self._inside)
         graph.quantization_annotation.extend(body.graph.quantization_annotation)
-        _copy_initializers(graph, own if not self._as_nodes else [])
+        copy_initializers(graph, own if not self._as_nodes else [])
         return graph
 
     def wrapped(self, nodes: Iterable[NodeProto], outputs: Sequence[str]) -> GraphProto:
@@ -174,12 +174,6 @@ def rename(node: NodeProto, names: Mapping[str, str]) -> None:
             rename(inner, left)
         for value in graph.output:
             value.name = left.get(value.name, value.name)
-
-
-def _copy_initializers(graph: GraphProto, tensors: Iterable[TensorProto]) -> None:
-    """Add copies, field by field: a tensor of 2 GiB cannot be copied as a whole."""
-    for tensor in tensors:
-        copy_fields(tensor, graph.initializer.add(), frozenset())
 
 
 def _make_inputs_of_initializers(graph: GraphProto, before: Set[str]) -> None:

@@ -8,7 +8,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from egraph_opt.errors import UsageError
 from egraph_opt.frontends.onnx_model import overridable
-from egraph_opt.frontends.onnx_writer import copy_fields
+from egraph_opt.frontends.onnx_writer import copy_fields, copy_initializers
 
 # Where a dimension occurs: the name of an input and an axis of it.
 Place = tuple[str, int]
@@ -77,8 +77,7 @@ def bind(model: ModelProto, lengths: Mapping[str, int]) -> ModelProto:
     bound = ModelProto()
     copy_fields(model, bound, frozenset(("graph",)))
     copy_fields(model.graph, bound.graph, frozenset(("initializer", "value_info")))
-    for tensor in model.graph.initializer:
-        copy_fields(tensor, bound.graph.initializer.add(), frozenset())
+    copy_initializers(bound.graph, model.graph.initializer)
     places = {place: lengths[name] for name, found in known.items() if name in lengths for place in found}
     for value in (*bound.graph.input, *bound.graph.output):
         _bind(value, places, lengths)

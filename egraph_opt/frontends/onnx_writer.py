@@ -181,6 +181,12 @@ def copy_fields(source: Any, target: Any, left_out: frozenset[str]) -> None:
             setattr(target, descriptor.name, value)
 
 
+def copy_initializers(graph: GraphProto, tensors: Iterable[TensorProto]) -> None:
+    """Add copies, field by field: a tensor of 2 GiB cannot be copied as a whole."""
+    for tensor in tensors:
+        copy_fields(tensor, graph.initializer.add(), frozenset())
+
+
 def _add_initializers(model: ModelProto, original: GraphProto, made: dict[str, TensorProto]) -> None:
     graph, keep = model.graph, overridable(model)
     read = {name for node in graph.node for name in used_names(node)} | {value.name for value in graph.output} | keep

@@ -9,7 +9,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,13 +91,7 @@ class Bundle:
 
     def write(self, path: Path) -> None:
         """Write the file, in one step."""
-        _write(
-            path,
-            "bundle.json",
-            _Bundle(self.model, self.architecture, self.works, dict(self.versions), dict(self.dropped)),
-            self.modules,
-            {},
-        )
+        _write(path, "bundle.json", _head(_Bundle, self), self.modules, {})
 
     @classmethod
     def read(cls, path: Path) -> Bundle:
@@ -105,7 +99,7 @@ class Bundle:
         head, modules, _ = _read(path, "bundle.json", _Bundle)
         for work in head.works:
             _check(work, modules, path)
-        return cls(head.model, head.architecture, head.works, modules, head.versions, head.dropped)
+        return cls(**vars(head), modules=modules)
 
 
 @dataclass(frozen=True)
@@ -137,10 +131,7 @@ class Program:
 
     def write(self, path: Path) -> None:
         """Write the file, in one step."""
-        head = _Program(
-            self.model, self.architecture, self.steps, dict(self.inputs), dict(self.outputs), self.device, self.seconds
-        )
-        _write(path, "program.json", head, self.modules, self.constants)
+        _write(path, "program.json", _head(_Program, self), self.modules, self.constants)
 
     @classmethod
     def read(cls, path: Path) -> Program:
@@ -157,17 +148,7 @@ class Program:
         lost = [name for name in head.outputs.values() if name not in known]
         if lost:
             raise InputRejected(f"{path}: nothing fills the output buffer {lost[0]!r}")
-        return cls(
-            head.model,
-            head.architecture,
-            head.inputs,
-            head.steps,
-            head.outputs,
-            constants,
-            modules,
-            head.device,
-            head.seconds,
-        )
+        return cls(**vars(head), constants=constants, modules=modules)
 
 
 @dataclass(frozen=True)
@@ -188,6 +169,11 @@ class _Program:
     outputs: dict[str, str]
     device: str
     seconds: float
+
+
+def _head(record: type[Record], whole: Bundle | Program) -> Record:
+    """What of a bundle or program goes into JSON."""
+    return record(**{item.name: getattr(whole, item.name) for item in fields(record)})  # type: ignore[arg-type]
 
 
 def _check(work: Work, modules: Sequence[Module], path: Path) -> None:

@@ -14,6 +14,7 @@ from egraph_opt.gpu.device import Device
 from egraph_opt.gpu.files import Bundle, Work
 from egraph_opt.ir import plain
 from egraph_opt.ir.interpreter import evaluate
+from egraph_opt.runtime.progress import Progress, ProgressCallback, silent
 
 # Rounds of samples, runs in a row of one captured graph of one step, and the seconds after which a sample is enough.
 ROUNDS, REPEATS, SAMPLE_SECONDS = 7, 20, 0.02
@@ -22,11 +23,9 @@ TOLERANCE = 2e-6
 # Kernels are held against float64 while what is to be computed for it is at most this many elements.
 CHECKED_ELEMENTS = 1 << 27
 
-Report = Callable[[int, int, str], None]
-
 
 def measure(
-    bundle: Bundle, device: Device, profile: Profile, *, seed: int = 0, report: Report = lambda done, total, text: None
+    bundle: Bundle, device: Device, profile: Profile, *, seed: int = 0, progress: ProgressCallback = silent
 ) -> list[str]:
     """Fill the profile with what the bundle's steps take; returns what went wrong, one line for each failure.
 
@@ -36,12 +35,12 @@ def measure(
     todo = [work for work in bundle.works if not profile.knows(work.signature, work.implementation)]
     failures: list[str] = []
     for number, work in enumerate(todo):
-        report(number, len(todo), work.signature)
+        progress(Progress("profile", work.signature, number, len(todo)))
         measurement = _measured(work, device, seed)
         if measurement.error:
             failures.append(f"{work.signature} ({work.implementation}): {measurement.error}")
         profile.add([measurement])
-    report(len(todo), len(todo), "")
+    progress(Progress("profile", "", len(todo), len(todo)))
     return failures
 
 

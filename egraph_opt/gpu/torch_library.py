@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.ir import library, scalar
@@ -126,6 +126,16 @@ def _window(
     return list(strides) or [1] * count, list(dilations) or [1] * count, list(pads) or [0] * (2 * count)
 
 
+def _spatial(name: str, x: Tensor) -> Callable[..., Tensor]:
+    """torch's function of this name for as many spatial axes as there are."""
+    import torch
+
+    count = x.dim() - 2
+    if not 1 <= count <= 3:
+        raise EgraphOptError(f"torch has no {name} over {count} axes")
+    return cast(Callable[..., Tensor], getattr(torch, f"{name}{count}d"))
+
+
 def _padded(x: Tensor, pads: Integers, value: float) -> Tensor:
     """Padding of the spatial axes, before and after each; negative padding cuts off."""
     from torch.nn import functional
@@ -152,13 +162,9 @@ def _conv(
     pads: Integers = (),
     group: int = 1,
 ) -> Tensor:
-    import torch
-
     step, dilation, pad = _window(x, strides, dilations, pads)
     common, rest = _split(pad)
-    kind = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}.get(x.dim() - 2)
-    if kind is None:
-        raise EgraphOptError(f"torch has no convolution over {x.dim() - 2} axes")
+    kind = _spatial("conv", x)
     return kind(_padded(x, rest, 0.0), w, b, stride=step, padding=common, dilation=dilation, groups=group)
 
 
@@ -173,14 +179,10 @@ def _conv_transpose(
     output_padding: Integers = (),
     group: int = 1,
 ) -> Tensor:
-    import torch
-
     step, dilation, pad = _window(x, strides, dilations, pads)
     count = x.dim() - 2
     extra = list(output_padding) or [0] * count
-    kind = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}.get(count)
-    if kind is None:
-        raise EgraphOptError(f"torch has no transposed convolution over {count} axes")
+    kind = _spatial("conv_transpose", x)
     common, rest = _split(pad)
     native = not any(rest) and all(e < max(s, d) for e, s, d in zip(extra, step, dilation, strict=True))
     if native:
@@ -201,15 +203,11 @@ def _max_pool(
     pads: Integers = (),
     ceil_mode: int = 0,
 ) -> Tensor:
-    import torch
-
     step, dilation, pad = _window(x, strides, dilations, pads)
     given = {"strides": step, "dilations": dilation, "pads": pad, "ceil_mode": ceil_mode}
     wanted = library.lookup("MaxPool").shape(tuple(x.shape), kernel_shape=kernel_shape, **given)
     x = _padded(x, _complete(x, wanted, kernel_shape, step, dilation, pad), float("-inf"))
-    kind = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}.get(x.dim() - 2)
-    if kind is None:
-        raise EgraphOptError(f"torch has no pooling over {x.dim() - 2} axes")
+    kind = _spatial("max_pool", x)
     return kind(x, list(kernel_shape), step, 0, dilation)
 
 
@@ -233,13 +231,9 @@ def _average_pool(
     pads: Integers = (),
     count_include_pad: int = 0,
 ) -> Tensor:
-    import torch
-
     step, dilation, pad = _window(x, strides, dilations, pads)
-    channels, count = x.shape[1], x.dim() - 2
-    kind = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}.get(count)
-    if kind is None:
-        raise EgraphOptError(f"torch has no pooling over {count} axes")
+    channels = x.shape[1]
+    kind = _spatial("conv", x)
     window = x.new_ones((channels, 1, *kernel_shape)) / prod(kernel_shape)
     found = kind(_padded(x, pad, 0.0), window, None, stride=step, dilation=dilation, groups=channels)
     if count_include_pad or not any(pad):

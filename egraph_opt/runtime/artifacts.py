@@ -55,6 +55,17 @@ def choose_output(model: Path, output: Path | None) -> Path:
     return chosen
 
 
+def choose_file(model: Path, output: Path | None, suffix: str, what: str) -> Path:
+    """Where what is made of a model goes, MODEL with another suffix unless it is named.
+
+    Raises UsageError for a place that cannot be written.
+    """
+    chosen = output or model.with_suffix(suffix)
+    if chosen.resolve() == model.resolve() or chosen.is_dir() or not chosen.parent.is_dir():
+        raise UsageError(f"the {what} cannot be written to {chosen}")
+    return chosen
+
+
 def check_report_path(report: Path | None, models: Iterable[Path]) -> None:
     """Raise UsageError for a report that could not be written or would replace one of `models`."""
     if report is None:

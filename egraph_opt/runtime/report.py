@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from egraph_opt.runtime.artifacts import Publication
 from egraph_opt.runtime.records import from_plain, to_plain
-from egraph_opt.runtime.timing import Spread, significant
+from egraph_opt.runtime.timing import Comparison, Spread, significant
 
 SCHEMA = 1
 
@@ -24,6 +24,11 @@ class Latency:
     optimized: Spread
     speedup: Spread
     rounds: int = 0
+
+    @classmethod
+    def of(cls, found: Comparison) -> Self:
+        """What a comparison of the original with the optimized model says."""
+        return cls(found.a, found.b, found.ratio, found.rounds)
 
 
 @dataclass(frozen=True, slots=True)

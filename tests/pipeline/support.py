@@ -53,6 +53,22 @@ def node(operator: str, inputs: str, outputs: str, domain: str = "", **attribute
     return helper.make_node(operator, inputs.split(" "), outputs.split(" "), domain=domain, **attributes)
 
 
+def upscaler(batch: int | str = 1, outputs: Sequence[str] = ("y",)) -> onnx.ModelProto:
+    """A ConvTranspose between pointwise operators, x [batch, 4, 6, 6] to y [batch, 3, 12, 12].
+
+    Its plan has a MatMul and a kernel; b [batch, 5, 6, 6] lies in the middle.
+    """
+    nodes = [
+        node("Conv", "x v", "a", pads=[1, 1, 1, 1]),
+        node("PRelu", "a s", "b"),
+        node("ConvTranspose", "b w", "c", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Tanh", "c", "y"),
+    ]
+    weights = {"v": normal(5, 4, 3, 3), "s": np.full((5, 1, 1), 0.25, np.float32), "w": normal(5, 3, 4, 4)}
+    shapes = {"y": [batch, 3, 12, 12], "b": [batch, 5, 6, 6]}
+    return build(nodes, {"x": [batch, 4, 6, 6]}, {name: shapes[name] for name in outputs}, weights)
+
+
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
     """Standard normal float32 values."""
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)

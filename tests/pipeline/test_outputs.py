@@ -14,7 +14,7 @@ import pytest
 from egraph_opt.backends import environment
 from egraph_opt.cli import main
 from egraph_opt.pipeline import optimize
-from tests.pipeline.support import answers, build, chain_of_regions, node, normal, static, wrong
+from tests.pipeline.support import answers, build, chain_of_regions, node, normal, static, upscaler, wrong
 
 FEEDS = {"x": normal(1, 4, 6, 6)}
 RELOAD = """
@@ -26,18 +26,6 @@ if len(sys.argv) > 3:
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 numpy.save(sys.argv[2] + ".out.npy", session.run(None, {"x": numpy.load(sys.argv[2])})[0])
 """
-
-
-def upscaler() -> onnx.ModelProto:
-    """A ConvTranspose between pointwise operators: its plan has a MatMul and a kernel."""
-    nodes = [
-        node("Conv", "x v", "a", pads=[1, 1, 1, 1]),
-        node("PRelu", "a s", "b"),
-        node("ConvTranspose", "b w", "c", strides=[2, 2], pads=[1, 1, 1, 1]),
-        node("Tanh", "c", "y"),
-    ]
-    weights = {"v": normal(5, 4, 3, 3), "s": np.full((5, 1, 1), 0.25, np.float32), "w": normal(5, 3, 4, 4)}
-    return build(nodes, {"x": [1, 4, 6, 6]}, {"y": [1, 3, 12, 12]}, weights)
 
 
 def reload(model: Path, folder: Path, library: Path | None = None) -> np.ndarray:
