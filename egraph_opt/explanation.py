@@ -9,8 +9,9 @@ from string import digits
 from typing import TYPE_CHECKING
 
 from egraph_opt.errors import EgraphOptError, LimitReached, one_line
+from egraph_opt.extract.costs import CHAINED_CONV
 from egraph_opt.extract.explain import ExplainedPlan, explain_costs, explain_plan
-from egraph_opt.extract.search import CHAINED_CONV, Outcome
+from egraph_opt.extract.search import Outcome
 from egraph_opt.limits import Check, Limits
 from egraph_opt.runtime.explanation import KEY, Explanation, GraphNode, Part, packed
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from egraph_opt.candidates import Candidate
     from egraph_opt.egraph.language import Rule
     from egraph_opt.egraph.snapshot import Snapshot
-    from egraph_opt.extract.search import Costs, Search
+    from egraph_opt.extract.costs import Costs
+    from egraph_opt.extract.search import Search
     from egraph_opt.frontends.onnx_model import LoadedModel
     from egraph_opt.frontends.regions import Region
     from egraph_opt.ir.program import Plan

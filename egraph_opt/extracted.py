@@ -23,10 +23,10 @@ from egraph_opt.extract.cost_model import (
     priced,
     static_seconds,
 )
+from egraph_opt.extract.costs import STEP_SECONDS
 from egraph_opt.extract.plans import build_plan, step_names
 from egraph_opt.extract.portable_plan import Expressible, portable_plan
 from egraph_opt.extract.roofline import Device
-from egraph_opt.extract.search import STEP_SECONDS
 from egraph_opt.frontends import onnx_program
 from egraph_opt.ir import interpreter, printing
 from egraph_opt.ir.expression import checked_inputs, sources

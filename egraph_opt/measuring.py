@@ -11,9 +11,10 @@ from pathlib import Path
 
 from egraph_opt.backends.environment import device_key
 from egraph_opt.backends.tvm_build import CODE_VERSION
+from egraph_opt.extract.costs import Costs
 from egraph_opt.extract.profile import MODELS, Profile
 from egraph_opt.extract.profiler import LOWEST_OPSET, Profiler
-from egraph_opt.extract.search import Costs, Search, kernel_steps, planned_kernels, search
+from egraph_opt.extract.search import Search, kernel_steps, planned_kernels, search
 from egraph_opt.ir.program import Step
 from egraph_opt.run import BUILDING_SHARE, MEASURING_SHARE, Run
 from egraph_opt.runtime.cache import default_cache_folder

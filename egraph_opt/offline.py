@@ -237,7 +237,7 @@ class _Offline:
     def _wanted(self, searches: Sequence[Search], kernels: _Kernels) -> list[Work]:
         """The ways to do the steps of many cheap plans: the cheapest, then the cheapest while its steps count more."""
         from egraph_opt.extract.choose import choose as choose_plan
-        from egraph_opt.extract.search import STEP_SECONDS
+        from egraph_opt.extract.costs import STEP_SECONDS
         from egraph_opt.ir.terms import Call, Compute, Reshape
 
         found: dict[str, list[Work]] = {}
@@ -297,8 +297,9 @@ class _Offline:
     def _cheapest(self, search: Search, profile: Profile, kernels: bool) -> tuple[Plan, float]:
         """The cheapest plan of measured steps, and its seconds."""
         from egraph_opt.extract.choose import choose_exactly
+        from egraph_opt.extract.costs import Costs
         from egraph_opt.extract.plans import build_plan
-        from egraph_opt.extract.search import PIVOTS, SECONDS, Costs
+        from egraph_opt.extract.search import PIVOTS, SECONDS
         from egraph_opt.ir.terms import Compute
 
         costs = Costs(profile, lambda found: kernels or not isinstance(found.step, Compute), certain=True)

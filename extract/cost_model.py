@@ -17,8 +17,8 @@ from egraph_opt.egraph.snapshot import ENode, Snapshot
 from egraph_opt.errors import UsageError
 from egraph_opt.extract.alternatives import Alternative, Body, Extraction, Problem, _share
 from egraph_opt.extract.choose import Choice, Cost, choose, gathered
+from egraph_opt.extract.costs import STEP_SECONDS
 from egraph_opt.extract.roofline import FLOAT_BYTES, Device, call_operations, call_seconds, kernel_seconds
-from egraph_opt.extract.search import STEP_SECONDS
 from egraph_opt.ir import library, printing, scalar
 from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.terms import Call, Compute, Reshape, Source, Tensor

@@ -13,8 +13,8 @@ from egraph_opt.egraph.proof import Proof, ProofStep, Prover
 from egraph_opt.egraph.snapshot import ENode, Snapshot
 from egraph_opt.extract.alternatives import Alternative, Problem
 from egraph_opt.extract.choose import Choice, totals
+from egraph_opt.extract.costs import Costs
 from egraph_opt.extract.plans import step_names
-from egraph_opt.extract.search import Costs
 from egraph_opt.ir.program import Program
 from egraph_opt.ir.terms import Buffer, Call, Compute, Read, Reshape, Source, Tensor, children, leaves
 from egraph_opt.limits import Check, unlimited

@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf
 
 from egraph_opt.errors import EgraphOptError, LimitReached
 from egraph_opt.extract.alternatives import Alternative, Problem, signature
 from egraph_opt.extract.choose import Choice, choose, choose_exactly
+from egraph_opt.extract.costs import CHAINED_CONV, Costs, is_conv, needs_measuring
 from egraph_opt.extract.plans import build_plan
 from egraph_opt.extract.profile import Profile
 from egraph_opt.ir.program import Plan, Program, Step
-from egraph_opt.ir.terms import Call, Compute, Reshape
+from egraph_opt.ir.terms import Compute
 from egraph_opt.limits import Check, unlimited
 
 # The search ends when nothing unmeasured can promise more than this share of the best measured plan.
@@ -33,38 +33,7 @@ PIVOTS, SECONDS = 4_000, 60.0
 ENOUGH = 4
 # Rounds of exact choices.
 EXACT_ROUNDS = 2
-# onnxruntime keeps a blocked layout between neighbouring Convs, so a chain of them takes less time than the sum of its
-# Convs measured alone. With this factor on every Conv there is a second plan that stays with chains of Convs.
-CHAINED_CONV = 0.8
-# What every step costs in a model beyond its time alone: InfoGAN at batch 1 takes 145 us as the sum of its steps and
-# 188 us as a whole; charged with this, plans of fewer steps are chosen and it takes 150 us.
-STEP_SECONDS = 2e-6
-
 Measure = Callable[[Sequence[tuple[str, Step]]], None]
-
-
-@dataclass
-class Costs:
-    """Seconds of an alternative: measured if it was, else its estimate; what failed or cannot be run costs infinity.
-
-    With ``certain`` only what was measured counts. ``conv`` is the share of its cost that a Conv is charged. Every step
-    is charged STEP_SECONDS on top.
-    """
-
-    profile: Profile
-    possible: Callable[[Alternative], bool]
-    certain: bool = False
-    conv: float = 1.0
-
-    def __call__(self, alternative: Alternative) -> float:
-        step = alternative.step
-        if isinstance(step, Reshape):
-            return alternative.estimate
-        if not self.possible(alternative):
-            return inf
-        found = self.profile.verdict(alternative.text)
-        seconds = found.seconds if found is not None else inf if self.certain else alternative.estimate
-        return STEP_SECONDS + (seconds * self.conv if _is_conv(alternative) else seconds)
 
 
 @dataclass(frozen=True)
@@ -210,7 +179,7 @@ def _conclude(
             return
         item.outcome = _outcome(item, chosen, profile, item.prefix, promised.bound)
         # Which of two plans is faster as a whole only measuring them tells.
-        if measured and any(_is_conv(a) for found in item.problem.alternatives.values() for a in found):
+        if measured and any(is_conv(a) for found in item.problem.alternatives.values() for a in found):
             chained = exact(Costs(profile, possible, certain, CHAINED_CONV), starts=[chosen])
             if chained is not None and [a for _, a in chained.steps] != [a for _, a in chosen.steps]:
                 item.chained = _outcome(item, chained, profile, f"{item.prefix}c", 0.0)
@@ -229,23 +198,19 @@ def _outcome(item: Search, choice: Choice, profile: Profile, prefix: str, bound:
 
 
 def _missing(choice: Choice, profile: Profile) -> int:
-    return sum(_needs_measuring(alternative, profile) for _, alternative in choice.steps)
-
-
-def _is_conv(alternative: Alternative) -> bool:
-    return isinstance(alternative.step, Call) and alternative.step.operator == "Conv"
+    return sum(needs_measuring(alternative, profile) for _, alternative in choice.steps)
 
 
 def _unmeasured(
     problem: Problem, choice: Choice, profile: Profile, possible: Callable[[Alternative], bool]
 ) -> dict[str, Step]:
     """Steps of the optimum to measure, and beside each the next best way to fill the same buffer."""
-    missing = {a.text: a for _, a in choice.steps if _needs_measuring(a, profile)}
+    missing = {a.text: a for _, a in choice.steps if needs_measuring(a, profile)}
     for owner, chosen in choice.steps:
         if chosen.text in missing:
             others = [a for a in problem.alternatives[owner] if a is not chosen and possible(a)]
             nearest = min(others, key=lambda a: (a.estimate, a.text), default=None)
-            if nearest is not None and _needs_measuring(nearest, profile):
+            if nearest is not None and needs_measuring(nearest, profile):
                 missing[nearest.text] = nearest
     return {text: Step("y", a.step) for text, a in missing.items()}
 
@@ -260,7 +225,3 @@ def planned_kernels(searches: Sequence[Search]) -> list[tuple[str, Step]]:
     """The kernel steps of all plans that were found, with their signatures."""
     plans = [outcome.plan for item in searches for outcome in (item.outcome, item.chained) if outcome is not None]
     return [(signature(s.buffer), s) for plan in plans for s in plan.steps if isinstance(s.buffer, Compute)]
-
-
-def _needs_measuring(alternative: Alternative, profile: Profile) -> bool:
-    return not isinstance(alternative.step, Reshape) and profile.verdict(alternative.text) is None

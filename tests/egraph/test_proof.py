@@ -19,10 +19,10 @@ from egraph_opt.egraph.proof import UNKNOWN, Proof, Prover
 from egraph_opt.egraph.snapshot import ENode, Snapshot
 from egraph_opt.extract.alternatives import Alternative, Extraction
 from egraph_opt.extract.choose import Choice, choose
+from egraph_opt.extract.costs import Costs
 from egraph_opt.extract.explain import ExplainedPlan, explain_plan
 from egraph_opt.extract.profile import Profile
 from egraph_opt.extract.roofline import Device
-from egraph_opt.extract.search import Costs
 from egraph_opt.ir import definitions, maps
 from egraph_opt.ir import expr as ex
 from egraph_opt.ir.interpreter import evaluate

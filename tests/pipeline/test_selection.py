@@ -9,7 +9,7 @@ import pytest
 
 from egraph_opt import contest
 from egraph_opt.errors import InputRejected
-from egraph_opt.extract import profiler, search
+from egraph_opt.extract import costs, profiler
 from egraph_opt.extract.profile import Measurement, Profile
 from egraph_opt.pipeline import optimize
 from egraph_opt.runtime.timing import Comparison
@@ -171,12 +171,12 @@ def test_costs_of_convolutions_in_chains() -> None:
     profile = Profile(None, "device")
     steps = [Call(name, "", (Source("a", (1, 2)), Source("b", (2, 3))), (1, 3)) for name in ("Conv", "MatMul")]
     conv, product = (Alternative(step, (), 1.0) for step in steps)
-    costs = search.Costs(profile, lambda _: True, conv=search.CHAINED_CONV)
-    step = search.STEP_SECONDS
-    assert (costs(conv), costs(product)) == pytest.approx((search.CHAINED_CONV + step, 1.0 + step), rel=1e-9)
+    charged = costs.Costs(profile, lambda _: True, conv=costs.CHAINED_CONV)
+    step = costs.STEP_SECONDS
+    assert (charged(conv), charged(product)) == pytest.approx((costs.CHAINED_CONV + step, 1.0 + step), rel=1e-9)
     profile.add([Measurement(conv.text, "library", (500.0,)), Measurement(product.text, "library", (500.0,))])
-    assert (costs(conv), costs(product)) == pytest.approx((search.CHAINED_CONV / 2 + step, 0.5 + step), rel=1e-9)
-    assert search.Costs(profile, lambda _: False)(conv) == float("inf")
+    assert (charged(conv), charged(product)) == pytest.approx((costs.CHAINED_CONV / 2 + step, 0.5 + step), rel=1e-9)
+    assert costs.Costs(profile, lambda _: False)(conv) == float("inf")
 
 
 def test_without_memory_for_timing_the_original_is_kept(timer, tmp_path: Path, monkeypatch) -> None:
