@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from egraph_opt.backends import tvm_build
 from egraph_opt.backends.model_timer import TimedModel
 from egraph_opt.errors import EgraphOptError, one_line
-from egraph_opt.extract.costs import STEP_SECONDS
 from egraph_opt.extract.implement import Implementer
 from egraph_opt.extract.own_kernels import refuse_wrong
 from egraph_opt.extract.plans import step_names
 from egraph_opt.extract.profiler import timing_opset
+from egraph_opt.extract.roofline import STEP_SECONDS
 from egraph_opt.frontends.onnx_costs import work_of_plan, work_of_region
 from egraph_opt.frontends.onnx_storage import store as store
 from egraph_opt.frontends.onnx_storage import stored

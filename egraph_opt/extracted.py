@@ -14,19 +14,11 @@ from egraph_opt.egraph.snapshot import Snapshot
 from egraph_opt.errors import UsageError
 from egraph_opt.extract.alternatives import Alternative, Extraction, Problem
 from egraph_opt.extract.choose import Choice
-from egraph_opt.extract.cost_model import (
-    CostModel,
-    PricedExtraction,
-    StepInfo,
-    cheapest,
-    info_of,
-    priced,
-    static_seconds,
-)
-from egraph_opt.extract.costs import STEP_SECONDS
 from egraph_opt.extract.plans import build_plan, step_names
 from egraph_opt.extract.portable_plan import Expressible, portable_plan
-from egraph_opt.extract.roofline import Device
+from egraph_opt.extract.priced_extraction import PricedExtraction, cheapest
+from egraph_opt.extract.roofline import STEP_SECONDS, Device
+from egraph_opt.extract.step_info import CostModel, StepInfo, info_of, priced, static_seconds
 from egraph_opt.frontends import onnx_program
 from egraph_opt.ir import interpreter, printing
 from egraph_opt.ir.expression import checked_inputs, sources

@@ -237,7 +237,7 @@ class _Offline:
     def _wanted(self, searches: Sequence[Search], kernels: _Kernels) -> list[Work]:
         """The ways to do the steps of many cheap plans: the cheapest, then the cheapest while its steps count more."""
         from egraph_opt.extract.choose import choose as choose_plan
-        from egraph_opt.extract.costs import STEP_SECONDS
+        from egraph_opt.extract.roofline import STEP_SECONDS
         from egraph_opt.ir.terms import Call, Compute, Reshape
 
         found: dict[str, list[Work]] = {}

@@ -27,7 +27,7 @@ from egraph_opt.egraph.snapshot import Snapshot
 from egraph_opt.egraph.soundness import Verdict, judge
 from egraph_opt.errors import UsageError, one_line
 from egraph_opt.exploration import free_prefix
-from egraph_opt.extract.cost_model import CostModel, StepInfo
+from egraph_opt.extract.step_info import CostModel, StepInfo
 from egraph_opt.extracted import Extracted, ExtractedModel, Home, extract
 from egraph_opt.ir import printing
 from egraph_opt.ir.expr import Extents

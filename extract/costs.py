@@ -8,14 +8,12 @@ from math import inf
 
 from egraph_opt.extract.problem import Alternative
 from egraph_opt.extract.profile import Profile
+from egraph_opt.extract.roofline import STEP_SECONDS
 from egraph_opt.ir.terms import Call, Reshape
 
 # onnxruntime keeps a blocked layout between neighbouring Convs, so a chain of them takes less time than the sum of its
 # Convs measured alone. With this factor on every Conv there is a second plan that stays with chains of Convs.
 CHAINED_CONV = 0.8
-# What every step costs in a model beyond its time alone: InfoGAN at batch 1 takes 145 us as the sum of its steps and
-# 188 us as a whole; charged with this, plans of fewer steps are chosen and it takes 150 us.
-STEP_SECONDS = 2e-6
 
 
 @dataclass

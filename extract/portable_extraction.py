@@ -8,9 +8,10 @@ from dataclasses import replace
 from egraph_opt.egraph import primitives
 from egraph_opt.egraph.snapshot import ENode, Snapshot
 from egraph_opt.extract.alternatives import Alternative, Body
-from egraph_opt.extract.cost_model import PricedAlternative, PricedExtraction, StepInfo, _Counted, static_seconds
-from egraph_opt.extract.costs import STEP_SECONDS
 from egraph_opt.extract.portable_plan import Expressible
+from egraph_opt.extract.priced_extraction import PricedAlternative, PricedExtraction, _Counted
+from egraph_opt.extract.roofline import STEP_SECONDS
+from egraph_opt.extract.step_info import StepInfo, static_seconds
 from egraph_opt.frontends.portable import express
 from egraph_opt.ir.terms import Compute, Read, Reshape, Source, View
 
@@ -29,7 +30,7 @@ def _seconds(info: StepInfo) -> float:
 
 class PortableExtraction(PricedExtraction):
     """The alternatives of one snapshot for a model of an opset; estimates leave out what every step costs beside its
-    own time (``costs.STEP_SECONDS``), once.
+    own time (``roofline.STEP_SECONDS``), once.
     """
 
     def __init__(self, snapshot: Snapshot, opset: int, unavailable: Collection[str] = ()) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from egraph_opt.errors import EgraphOptError
-from egraph_opt.extract.cost_model import static_seconds
+from egraph_opt.extract.step_info import static_seconds
 from egraph_opt.frontends.portable import express
 from egraph_opt.ir import expr as ex
 from egraph_opt.ir import library, maps

@@ -14,9 +14,8 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from egraph_opt.errors import EgraphOptError
-from egraph_opt.extract.cost_model import static_seconds
-from egraph_opt.extract.costs import STEP_SECONDS
-from egraph_opt.extract.roofline import Device, call_seconds
+from egraph_opt.extract.roofline import STEP_SECONDS, Device, call_seconds
+from egraph_opt.extract.step_info import static_seconds
 from egraph_opt.frontends.onnx_emit import Emitter
 from egraph_opt.frontends.onnx_model import Array, LoadedModel, other_imports, standard
 from egraph_opt.frontends.onnx_writer import emit_step

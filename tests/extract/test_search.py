@@ -8,9 +8,10 @@ import pytest
 
 from egraph_opt.extract import search as module
 from egraph_opt.extract.alternatives import Alternative, Problem
-from egraph_opt.extract.costs import STEP_SECONDS, Costs
+from egraph_opt.extract.costs import Costs
 from egraph_opt.extract.graph import Option, graph_of
 from egraph_opt.extract.profile import Measurement, Profile
+from egraph_opt.extract.roofline import STEP_SECONDS
 from egraph_opt.extract.search import Search, search
 from egraph_opt.ir.program import Program, Step
 from egraph_opt.ir.terms import Call, Source

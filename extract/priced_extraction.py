@@ -6,88 +6,35 @@ of equal cost the one that should be fastest is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from math import inf, isnan, prod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import inf, prod
 
 from egraph_opt.egraph import primitives
 from egraph_opt.egraph.pattern import parse_extents
 from egraph_opt.egraph.snapshot import ENode, Snapshot
-from egraph_opt.errors import UsageError
 from egraph_opt.extract.alternatives import Alternative, Body, Extraction, Problem, _share
 from egraph_opt.extract.choose import Choice, Cost, choose, gathered
-from egraph_opt.extract.costs import STEP_SECONDS
-from egraph_opt.extract.roofline import FLOAT_BYTES, Device, call_operations, call_seconds, kernel_seconds
-from egraph_opt.ir import library, printing, scalar
-from egraph_opt.ir.expr import Extents
-from egraph_opt.ir.terms import Call, Compute, Reshape, Source, Tensor
+from egraph_opt.extract.roofline import STEP_SECONDS, Device, kernel_seconds
+from egraph_opt.extract.step_info import (
+    KERNEL,
+    SOFTMAX_OPERATIONS,
+    CostModel,
+    StepInfo,
+    info_of,
+    priced,
+    static_seconds,
+)
+from egraph_opt.ir import library, scalar
+from egraph_opt.ir.terms import Call, Compute, Reshape, Source
 
-KERNEL, RESHAPE = "kernel", "reshape"
-# Operations per element of a softmax: subtract, exponential, divide, and its two reductions.
-SOFTMAX_OPERATIONS = 5
-# Operators that only move elements.
-_MOVES = frozenset({"Concat", "Expand", "Gather", "Identity", "Pad", "Slice", "Split", "Transpose"})
 # Among bodies over the same buffers the one of fewest operations is kept, then of fewest loads and views.
 _SMALL = 1e-6
 # How much of a plan's cost the static seconds may weigh when they decide between equals.
 _TIE = 1e-7
-_DEVICE, _EXACT = Device(), Device(lanes=1)
+_DEVICE = Device()
 
-
-@dataclass(frozen=True)
-class StepInfo:
-    """What a cost model gets: one step, which fills one buffer.
-
-    ``operator`` is an ONNX operator's name, or "kernel" for a generated kernel, or "reshape" for memory under another
-    shape, which moves nothing. ``arguments`` are the shapes it reads; ``constant`` tells which of them depend on
-    weights only. ``operations`` counts additions, multiplications and other scalar functions (two for a multiply-add);
-    ``elements_read`` the elements it has to read at least once.
-    """
-
-    operator: str
-    attributes: Mapping[str, str] = field(hash=False)
-    arguments: tuple[Extents, ...]
-    constant: tuple[bool, ...]
-    result: Extents
-    operations: int
-    elements_read: int
-    step: Callable[[], Call | Compute | Reshape] = field(repr=False, compare=False)
-
-    @property
-    def is_kernel(self) -> bool:
-        return self.operator == KERNEL
-
-    @property
-    def is_reshape(self) -> bool:
-        return self.operator == RESHAPE
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of float32 that it reads and writes at least once; none for a reshape."""
-        return 0 if self.is_reshape else FLOAT_BYTES * (self.elements_read + prod(self.result))
-
-    @cached_property
-    def body(self) -> Tensor | None:
-        """What a kernel computes, a term over the buffers it reads; None for other steps."""
-        step = self.step()
-        return step.tensor if isinstance(step, Compute) else None
-
-    def __str__(self) -> str:
-        inside = ", ".join(map(printing.extents_text, self.arguments))
-        return f"{self.operator}({inside}) -> {printing.extents_text(self.result)}"
-
-
-CostModel = Callable[[StepInfo], float]
 Written = Callable[[Call | Compute | Reshape], Sequence[Call | Reshape] | None]
-
-
-def priced(model: CostModel, info: StepInfo) -> float:
-    """What a cost model says of a step; raises UsageError where that is no cost."""
-    price = float(model(info))
-    if isnan(price) or price < 0:
-        raise UsageError(f"the cost model gave {price} for {info}; a cost is a number of at least 0 or infinity")
-    return price
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +169,9 @@ class PricedExtraction(Extraction):
     def _kernel(self, owner: int, body: _Counted) -> StepInfo:
         needs = sorted(body.leaves)
         elements = self.size[owner]
-        read = min(sum(self.size[leaf] for leaf in needs), round(elements * body.loads))
+        available = sum(self.size[leaf] for leaf in needs)
+        read = min(available, round(elements * body.loads))
+        density = body.operations + body.loads + 0.1 * body.views
         return StepInfo(
             KERNEL,
             {},
@@ -232,6 +181,7 @@ class PricedExtraction(Extraction):
             round(elements * body.operations),
             read,
             lambda: Compute(self.term(body)),
+            lambda: STEP_SECONDS + kernel_seconds(self.device, elements, density, available),
         )
 
     def _call(self, node: ENode) -> tuple[StepInfo, float]:
@@ -263,9 +213,7 @@ class PricedExtraction(Extraction):
         for price, needs, body in self._options(owner, node):
             if isinstance(body, _Counted):
                 info = self._kernel(owner, body)
-                reads = sum(self.size[leaf] for leaf in needs)
-                density = body.operations + body.loads + 0.1 * body.views
-                static = STEP_SECONDS + kernel_seconds(self.device, self.size[owner], density, reads)
+                static = info.seconds
                 if self.written is not None:
                     price, steps = self.priced(info), self.written(info.step())
                     static = inf if steps is None else sum(map(static_seconds, steps))
@@ -276,53 +224,6 @@ class PricedExtraction(Extraction):
                 step = info.step()
                 static = inf if isinstance(step, Compute) else static_seconds(step)
             yield PricedAlternative(info.step(), needs, price, info, static)
-
-
-def info_of(step: Call | Reshape, weights: Collection[str] = ()) -> StepInfo:
-    """What a cost model is told of a library call or a reshape; sources named in ``weights`` are constant, too."""
-    sources = step.arguments if isinstance(step, Call) else (step.buffer,)
-    shapes = tuple(source.extents for source in sources)
-    constant = tuple(isinstance(s, Source) and (s.constant or s.name in weights) for s in sources)
-    if isinstance(step, Reshape):
-        return StepInfo(RESHAPE, {}, shapes, constant, step.extents, 0, 0, lambda: step)
-    attributes = library.parse_attributes(step.attributes)
-    operations = _operations(step.operator, attributes, shapes, step.extents)
-    read = sum(map(prod, shapes))
-    return StepInfo(step.operator, attributes, shapes, constant, step.extents, operations, read, lambda: step)
-
-
-def static_seconds(step: Call | Reshape) -> float:
-    """Seconds that a library call or a reshape should take inside a model."""
-    if isinstance(step, Reshape):
-        return _DEVICE.reshape_seconds
-    shapes = tuple(argument.extents for argument in step.arguments)
-    attributes = library.parse_attributes(step.attributes)
-    if step.operator in _MOVES or library.POINTWISE_ATTRIBUTE in attributes:
-        # Operators that only write kernels portably; the library's own costs do not speak of them.
-        moved = prod(step.extents) + sum(map(prod, shapes))
-        return STEP_SECONDS + _DEVICE.call_seconds + _DEVICE.memory_seconds(moved)
-    return STEP_SECONDS + call_seconds(_DEVICE, step.operator, step.attributes, shapes, step.extents)
-
-
-def _operations(operator: str, attributes: Mapping[str, str], arguments: tuple[Extents, ...], result: Extents) -> int:
-    """Scalar operations of a library call, its bias and what it applies at the end included."""
-    if operator in library.ADDED:
-        record = library.lookup(operator)
-        return round(record.flops(*arguments, **record.typed(attributes))) if record.flops is not None else prod(result)
-    if operator in _MOVES:
-        return 0
-    if library.POINTWISE_ATTRIBUTE in attributes:
-        return prod(result)
-    functions = len([text for text in attributes.get(library.EPILOGUE_ATTRIBUTE, "").split("|") if text])
-    bias = len(arguments) > 2 and operator in ("Conv", "ConvTranspose", "Gemm")
-    match operator:
-        case "AveragePool":
-            own = prod(result) * prod(library.integers(attributes["kernel_shape"]))
-        case "Softmax":
-            own = SOFTMAX_OPERATIONS * prod(result)
-        case _:
-            own = call_operations(_EXACT, operator, attributes, arguments, result)
-    return own + (functions + bias) * prod(result)
 
 
 def seconds(alternative: Alternative) -> float:
