@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
+from egraph_opt.extract.priced_extraction import PricedAlternative
 from egraph_opt.extract.problem import Alternative
-from egraph_opt.extract.profile import Profile
+from egraph_opt.extract.profile import Measurement, Profile
 from egraph_opt.extract.roofline import STEP_SECONDS
+from egraph_opt.extract.step_info import CostModel, priced
 from egraph_opt.ir.terms import Call, Reshape
 
 # onnxruntime keeps a blocked layout between neighbouring Convs, so a chain of them takes less time than the sum of its
@@ -21,13 +23,15 @@ class Costs:
     """Seconds of an alternative: measured if it was, else its estimate; what failed or cannot be run costs infinity.
 
     With ``certain`` only what was measured counts. ``conv`` is the share of its cost that a Conv is charged. Every step
-    is charged STEP_SECONDS on top.
+    is charged STEP_SECONDS on top. With an ``objective`` this cost model says what a step costs, knowing its seconds;
+    estimates are in its unit, too.
     """
 
     profile: Profile
     possible: Callable[[Alternative], bool]
     certain: bool = False
     conv: float = 1.0
+    objective: CostModel | None = None
 
     def __call__(self, alternative: Alternative) -> float:
         step = alternative.step
@@ -36,8 +40,19 @@ class Costs:
         if not self.possible(alternative):
             return inf
         found = self.profile.verdict(alternative.text)
-        seconds = found.seconds if found is not None else inf if self.certain else alternative.estimate
+        if found is None and self.certain:
+            return inf
+        if self.objective is not None:
+            return self._objective(self.objective, alternative, found)
+        seconds = alternative.estimate if found is None else found.seconds
         return STEP_SECONDS + (seconds * self.conv if is_conv(alternative) else seconds)
+
+    def _objective(self, objective: CostModel, alternative: Alternative, found: Measurement | None) -> float:
+        if found is None or not isinstance(alternative, PricedAlternative):
+            return alternative.estimate
+        if not found.samples:
+            return inf
+        return priced(objective, replace(alternative.info, measured=found.seconds))
 
 
 def is_conv(alternative: Alternative) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from egraph_opt.egraph import primitives
 from egraph_opt.egraph.snapshot import ENode, Snapshot
-from egraph_opt.extract.alternatives import Alternative, Body
+from egraph_opt.extract.alternatives import Alternative
 from egraph_opt.extract.portable_plan import Expressible
 from egraph_opt.extract.priced_extraction import PricedAlternative, PricedExtraction, _Counted
 from egraph_opt.extract.roofline import STEP_SECONDS
@@ -34,8 +34,7 @@ class PortableExtraction(PricedExtraction):
     """
 
     def __init__(self, snapshot: Snapshot, opset: int, unavailable: Collection[str] = ()) -> None:
-        super().__init__(snapshot, _seconds, Expressible(opset))
-        self.unavailable = frozenset(unavailable)
+        super().__init__(snapshot, _seconds, Expressible(opset), unavailable)
         self._views: dict[str, bool] = {}
 
     def _roughly(self, owner: int, body: _Counted) -> float:
@@ -51,11 +50,6 @@ class PortableExtraction(PricedExtraction):
             index = primitives.map_of(text)
             self._views[text] = express("y", View(Read(Source("x", index.source)), index)) is not None
         return self._views[text]
-
-    def _options(self, owner: int, node: ENode) -> Iterable[tuple[float, tuple[int, ...], Body | None]]:
-        if node.constructor == "Call" and node.arguments[0] in self.unavailable and owner not in self.constant:
-            return ()
-        return super()._options(owner, node)
 
     def _steps(self, owner: int, node: ENode) -> Iterable[Alternative]:
         for alternative in super()._steps(owner, node):

@@ -61,8 +61,14 @@ class PricedExtraction(Extraction):
     With ``written``, which tells the library calls that express a kernel, kernels cost what these do.
     """
 
-    def __init__(self, snapshot: Snapshot, model: CostModel, written: Written | None = None) -> None:
-        super().__init__(snapshot, _DEVICE)
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        model: CostModel,
+        written: Written | None = None,
+        unavailable: Collection[str] = (),
+    ) -> None:
+        super().__init__(snapshot, _DEVICE, unavailable)
         self.model = model
         self.written = written
         self._calls: dict[ENode, tuple[StepInfo, float]] = {}
@@ -197,7 +203,7 @@ class PricedExtraction(Extraction):
 
     def _options(self, owner: int, node: ENode) -> Iterable[tuple[float, tuple[int, ...], Body | None]]:
         match node.constructor:
-            case "Call":
+            case "Call" if node.arguments[0] not in self.unavailable or owner in self.constant:
                 needs = tuple(dict.fromkeys(self.snapshot.arguments(node.children[0])))
                 yield self._call(node)[1], needs, None
             case "Reshape" if node.children[0] != owner:

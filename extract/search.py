@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from egraph_opt.errors import EgraphOptError, LimitReached
@@ -18,6 +18,7 @@ from egraph_opt.extract.choose import Choice, choose, choose_exactly
 from egraph_opt.extract.costs import CHAINED_CONV, Costs, is_conv, needs_measuring
 from egraph_opt.extract.plans import build_plan
 from egraph_opt.extract.profile import Profile
+from egraph_opt.extract.step_info import CostModel
 from egraph_opt.ir.program import Plan, Program, Step
 from egraph_opt.ir.terms import Compute
 from egraph_opt.limits import Check, unlimited
@@ -77,6 +78,7 @@ def search(
     measure: Measure | None,
     *,
     possible: Callable[[Alternative], bool] = lambda _: True,
+    objective: CostModel | None = None,
     rounds: int,
     deadline: float,
     final: bool = True,
@@ -87,54 +89,42 @@ def search(
     ``measure`` times steps given as (signature, step) and puts them into the profile; without it the choice rests on
     what the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed,
     the best plan of measured steps counts, or the best expected one where no plan is measured as a whole. ``possible``
-    tells whether an alternative can be run at all. Outcomes that are not ``final`` are chosen with less effort; many
-    searches share what one may take. ``check`` is called again and again and may raise LimitReached: searches that are
-    not done by then fail.
+    tells whether an alternative can be run at all, ``objective`` what a step costs where that is not its time. Outcomes
+    that are not ``final`` are chosen with less effort; many searches share what one may take. ``check`` is called again
+    and again and may raise LimitReached: searches that are not done by then fail.
     """
+    costs = Costs(profile, possible, objective=objective)
     with suppress(LimitReached):
-        _rounds(searches, profile, measure, possible, rounds, deadline, check)
+        _rounds(searches, costs, measure, rounds, deadline, check)
     pivots = (PIVOTS if final else SEARCH_PIVOTS) * ENOUGH // max(len(searches), ENOUGH)
     for item in searches:
-        _conclude(item, profile, possible, measured=measure is not None, pivots=pivots, deadline=deadline, check=check)
+        _conclude(item, costs, measured=measure is not None, pivots=pivots, deadline=deadline, check=check)
 
 
 def _rounds(
     searches: Sequence[Search],
-    profile: Profile,
+    costs: Costs,
     measure: Measure | None,
-    possible: Callable[[Alternative], bool],
     rounds: int,
     deadline: float,
     check: Check,
 ) -> None:
     """Choose and measure until the choices want nothing new."""
-    for conv in (1.0, CHAINED_CONV):
+    for conv in (1.0, CHAINED_CONV) if costs.objective is None else (1.0,):
         for exactly in (False, True) if conv == 1.0 else (False,):
             for _ in range(min(rounds, EXACT_ROUNDS if exactly else rounds) if measure is not None else 0):
                 wanted: dict[str, Step] = {}
                 for item in searches:
-                    found = _wanted(
-                        item.problem, profile, possible, conv, exactly=exactly, deadline=deadline, check=check
-                    )
-                    wanted.update(found)
+                    charged = replace(costs, conv=conv)
+                    wanted.update(_wanted(item.problem, charged, exactly=exactly, deadline=deadline, check=check))
                 if not wanted or time.monotonic() > deadline or measure is None:
                     break
                 measure(sorted(wanted.items()))
 
 
-def _wanted(
-    problem: Problem,
-    profile: Profile,
-    possible: Callable[[Alternative], bool],
-    conv: float,
-    *,
-    exactly: bool,
-    deadline: float,
-    check: Check,
-) -> dict[str, Step]:
+def _wanted(problem: Problem, costs: Costs, *, exactly: bool, deadline: float, check: Check) -> dict[str, Step]:
     """What to measure: the steps of the cheapest plan, if it promises more than the best plan of measured steps."""
-    known = choose(problem, Costs(profile, possible, certain=True, conv=conv), check=check)
-    costs = Costs(profile, possible, conv=conv)
+    known = choose(problem, replace(costs, certain=True), check=check)
     if exactly:
         starts = [known] if known is not None else []
         choice = choose_exactly(
@@ -150,26 +140,26 @@ def _wanted(
         choice = choose(problem, costs, check=check)
     if choice is None or (known is not None and choice.cost >= known.cost * (1 - GAP)):
         return {}
-    return _unmeasured(problem, choice, profile, possible)
+    return _unmeasured(problem, choice, costs)
 
 
 def _conclude(
     item: Search,
-    profile: Profile,
-    possible: Callable[[Alternative], bool],
+    costs: Costs,
     *,
     measured: bool,
     pivots: int,
     deadline: float,
     check: Check,
 ) -> None:
+    profile = costs.profile
     exact = partial(choose_exactly, item.problem, pivots=pivots, seconds=_seconds(deadline), check=check)
     certain = measured
     item.outcome = item.chained = None
     item.failure = ""
     try:
-        chosen = exact(Costs(profile, possible, certain=True)) if certain else None
-        promised = exact(Costs(profile, possible), starts=[chosen] if chosen is not None else [])
+        chosen = exact(replace(costs, certain=True)) if certain else None
+        promised = exact(costs, starts=[chosen] if chosen is not None else [])
         if chosen is None:  # for want of time, too: the whole model will be timed all the same
             certain, chosen = False, promised
         elif promised is not None and not _missing(promised, profile):
@@ -179,8 +169,12 @@ def _conclude(
             return
         item.outcome = _outcome(item, chosen, profile, item.prefix, promised.bound)
         # Which of two plans is faster as a whole only measuring them tells.
-        if measured and any(is_conv(a) for found in item.problem.alternatives.values() for a in found):
-            chained = exact(Costs(profile, possible, certain, CHAINED_CONV), starts=[chosen])
+        if (
+            measured
+            and costs.objective is None
+            and any(is_conv(a) for found in item.problem.alternatives.values() for a in found)
+        ):
+            chained = exact(replace(costs, certain=certain, conv=CHAINED_CONV), starts=[chosen])
             if chained is not None and [a for _, a in chained.steps] != [a for _, a in chosen.steps]:
                 item.chained = _outcome(item, chained, profile, f"{item.prefix}c", 0.0)
     except (EgraphOptError, MemoryError) as error:
@@ -201,16 +195,14 @@ def _missing(choice: Choice, profile: Profile) -> int:
     return sum(needs_measuring(alternative, profile) for _, alternative in choice.steps)
 
 
-def _unmeasured(
-    problem: Problem, choice: Choice, profile: Profile, possible: Callable[[Alternative], bool]
-) -> dict[str, Step]:
+def _unmeasured(problem: Problem, choice: Choice, costs: Costs) -> dict[str, Step]:
     """Steps of the optimum to measure, and beside each the next best way to fill the same buffer."""
-    missing = {a.text: a for _, a in choice.steps if needs_measuring(a, profile)}
+    missing = {a.text: a for _, a in choice.steps if needs_measuring(a, costs.profile)}
     for owner, chosen in choice.steps:
         if chosen.text in missing:
-            others = [a for a in problem.alternatives[owner] if a is not chosen and possible(a)]
+            others = [a for a in problem.alternatives[owner] if a is not chosen and costs.possible(a)]
             nearest = min(others, key=lambda a: (a.estimate, a.text), default=None)
-            if nearest is not None and needs_measuring(nearest, profile):
+            if nearest is not None and needs_measuring(nearest, costs.profile):
                 missing[nearest.text] = nearest
     return {text: Step("y", a.step) for text, a in missing.items()}
 
