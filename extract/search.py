@@ -17,6 +17,7 @@ from egraph_opt.extract.alternatives import Alternative, Problem, signature
 from egraph_opt.extract.choose import Choice, choose, choose_exactly
 from egraph_opt.extract.costs import CHAINED_CONV, Costs, is_conv, needs_measuring
 from egraph_opt.extract.plans import build_plan
+from egraph_opt.extract.priced_extraction import cheapest
 from egraph_opt.extract.profile import Profile
 from egraph_opt.extract.step_info import CostModel
 from egraph_opt.ir.program import Plan, Program, Step
@@ -167,13 +168,14 @@ def _conclude(
         if chosen is None or promised is None:
             item.failure = "no plan of runnable steps was found"
             return
+        if costs.objective is not None:
+            faster = cheapest(item.problem, replace(costs, certain=certain))
+            chosen = faster if faster is not None and faster.cost <= chosen.cost * (1 + 1e-12) else chosen
         item.outcome = _outcome(item, chosen, profile, item.prefix, promised.bound)
+        if costs.objective is not None:
+            return
         # Which of two plans is faster as a whole only measuring them tells.
-        if (
-            measured
-            and costs.objective is None
-            and any(is_conv(a) for found in item.problem.alternatives.values() for a in found)
-        ):
+        if measured and any(is_conv(a) for found in item.problem.alternatives.values() for a in found):
             chained = exact(replace(costs, certain=certain, conv=CHAINED_CONV), starts=[chosen])
             if chained is not None and [a for _, a in chained.steps] != [a for _, a in chosen.steps]:
                 item.chained = _outcome(item, chained, profile, f"{item.prefix}c", 0.0)
