@@ -19,7 +19,8 @@ from egraph_opt.extract.own_kernels import refuse_wrong
 from egraph_opt.extract.plans import step_names
 from egraph_opt.extract.profiler import timing_opset
 from egraph_opt.extract.roofline import STEP_SECONDS
-from egraph_opt.frontends.onnx_costs import work_of_plan, work_of_region
+from egraph_opt.frontends.onnx_costs import SECONDS, work_of_plan, work_of_region
+from egraph_opt.frontends.onnx_memory import peak_of
 from egraph_opt.frontends.onnx_storage import store as store
 from egraph_opt.frontends.onnx_storage import stored
 from egraph_opt.frontends.onnx_writer import rebuild
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from egraph_opt.extract.profile import Profile
     from egraph_opt.extract.search import Search
+    from egraph_opt.extract.step_info import CostModel
     from egraph_opt.frontends.onnx_model import LoadedModel
     from egraph_opt.frontends.regions import Region
     from egraph_opt.verification import Judge
@@ -55,7 +57,10 @@ def digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A rebuilt model stored with its kernel library, what it replaces, and once it is verified its ``accuracy``."""
+    """A rebuilt model stored with its kernel library, what it replaces, and once it is verified its ``accuracy``.
+
+    ``peak`` are the bytes its intermediate buffers need at once, where that is known.
+    """
 
     model: onnx.ModelProto
     stored: TimedModel
@@ -64,6 +69,7 @@ class Candidate:
     reverted: tuple[RevertedRegion, ...] = ()
     accuracy: Accuracy | None = None
     compiled: tuple[tvm_build.CompiledKernel, ...] = ()
+    peak: int | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -81,7 +87,8 @@ class Candidate:
 class Builder:
     """Builds candidates in ``folder``; every kernel is compiled once. Without a ``compiler`` there are no kernels.
 
-    ``objects`` are kernels by name that are compiled already. Nothing is built beyond ``limits``.
+    ``objects`` are kernels by name that are compiled already. Nothing is built beyond ``limits``. ``objective`` is the
+    cost model that decides, where it is not the latency.
     """
 
     loaded: LoadedModel
@@ -91,6 +98,7 @@ class Builder:
     folder: Path
     objects: dict[str, bytes] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    objective: CostModel | None = None
     built: int = 0
     _tried: set[str] = field(default_factory=set)
 
@@ -104,21 +112,23 @@ class Builder:
             return False
         choice = search.outcome.choice
         names = step_names(search.problem, choice, search.prefix)
-        seconds = {
-            names[owner]: STEP_SECONDS + alternative.estimate
+        charged = 0.0 if self.objective is not None else STEP_SECONDS
+        costs = {
+            names[owner]: charged + alternative.estimate
             for owner, alternative in choice.steps
             if isinstance(alternative.step, Compute) and owner in names
         }
+        model = SECONDS if self.objective is None else self.objective
         implementer = Implementer(self.profile, self.compiler is not None)
         region = next(region for region in self.regions if region.program is search.program)
         try:
             implemented = implementer.implement(search.outcome.plan)
-            kernels = {name: seconds.get(name, 0.0) for name in implementer.names}
-            after = work_of_plan(implemented, kernels, self.loaded)
+            kernels = {name: costs.get(name, 0.0) for name in implementer.names}
+            after = work_of_plan(implemented, kernels, self.loaded, model)
         except Exception:
             return True  # building it will say what is wrong
-        before = work_of_region(self.loaded, region)
-        return not after.is_like(before) if measured else after.seconds * CHEAPER < before.seconds
+        before = work_of_region(self.loaded, region, model)
+        return not after.is_like(before) if measured else after.cost * CHEAPER < before.cost
 
     def build(self, plans: Mapping[int, Plan]) -> Candidate:
         """The model with these plans in the place of their regions.
@@ -146,7 +156,10 @@ class Builder:
             )
             self._try(implementer.untried, library)
         compiled = tuple(tvm_build.CompiledKernel(implementer.kernels[name], self.objects[name]) for name in names)
-        return Candidate(model, TimedModel(path, library), dict(plans), names, compiled=compiled)
+        shapes = {step.name: step.extents for plan in implemented.values() for step in plan.steps}
+        return Candidate(
+            model, TimedModel(path, library), dict(plans), names, compiled=compiled, peak=peak_of(model, shapes)
+        )
 
     def _try(self, untried: Mapping[str, Call], library: Path) -> None:
         """Kernels of users run here for the first time: in a process of their own, each once."""

@@ -13,6 +13,8 @@ from egraph_opt.egraph.saturate import Budget
 from egraph_opt.errors import EgraphOptError, LimitReached
 from egraph_opt.extract.alternatives import Extraction
 from egraph_opt.extract.portable_extraction import PortableExtraction
+from egraph_opt.extract.portable_plan import Expressible
+from egraph_opt.extract.priced_extraction import PricedExtraction
 from egraph_opt.extract.roofline import Device
 from egraph_opt.extract.search import Search
 from egraph_opt.limits import OUT_OF_MEMORY, OUT_OF_TIME
@@ -25,6 +27,7 @@ from egraph_opt.saturation_worker import Saturated
 if TYPE_CHECKING:
     from egraph_opt.candidates import Prover
     from egraph_opt.egraph.snapshot import Snapshot
+    from egraph_opt.extract.step_info import CostModel
     from egraph_opt.frontends.regions import Region
     from egraph_opt.packs import Selection
 
@@ -52,7 +55,8 @@ class Explorer:
     """The searches of all ``regions`` by their index. The names of all steps will begin with ``prefix`` and a number.
 
     Plans call none of the library operators that are ``unavailable``. With ``portable`` at an opset, kernels cost what
-    the standard operators cost they are written with. ``device`` says what steps should take.
+    the standard operators cost they are written with. ``device`` says what steps should take; with an ``objective``
+    this cost model says what they cost.
     """
 
     regions: Sequence[Region]
@@ -62,6 +66,7 @@ class Explorer:
     unavailable: frozenset[str] = frozenset()
     portable: int | None = None
     device: Device = field(default_factory=Device)
+    objective: CostModel | None = None
     searches: dict[int, Search] = field(default_factory=dict)
     found: dict[int, Saturated] = field(default_factory=dict)
 
@@ -131,6 +136,9 @@ class Explorer:
             return
 
     def _extraction(self, snapshot: Snapshot) -> Extraction:
+        if self.objective is not None:
+            written = None if self.portable is None else Expressible(self.portable)
+            return PricedExtraction(snapshot, self.objective, written, self.unavailable)
         if self.portable is None:
             return Extraction(snapshot, self.device, self.unavailable)
         return PortableExtraction(snapshot, self.portable, self.unavailable)

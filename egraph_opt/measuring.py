@@ -62,7 +62,7 @@ class Measurer:
     @property
     def costs(self) -> Costs:
         """What steps cost, as far as it is known by now."""
-        return Costs(self.profile, self._profiler.runnable)
+        return Costs(self.profile, self._profiler.runnable, objective=self.run.options.objective)
 
     def look(self, wanted: Sequence[Search]) -> None:
         """Choose the plans of some searches, and measure until the cheapest ones are all measured."""
@@ -75,6 +75,8 @@ class Measurer:
                 self.profile,
                 timer,
                 possible=self._profiler.runnable,
+                objective=self.run.options.objective,
+                peak=self.run.options.peak_limit,
                 deadline=self.deadline,
                 check=self.run.limits(BUILDING_SHARE).check,
             )

@@ -19,6 +19,7 @@ from egraph_opt.runtime.report import Candidates, Report, RevertedRegion
 if TYPE_CHECKING:
     from egraph_opt.candidates import Candidate
     from egraph_opt.egraph.saturate import Round
+    from egraph_opt.extract.step_info import CostModel
     from egraph_opt.frontends.regions import Region
 
 # Shares of a time limit after which nothing more is saturated, measured, read from e-graphs, and built, verified or
@@ -31,7 +32,8 @@ ENDING_SHARE = 0.55
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for; see ``pipeline.optimize``."""
+    """What the user asked for; see ``pipeline.optimize``. ``cost`` is a name; with an ``objective`` that cost model
+    decides."""
 
     portable: bool = False
     verify: int = 1
@@ -41,11 +43,28 @@ class Options:
     threads: int | None = None
     cost: str = "measured"
     profile_db: Path | None = None
+    objective: CostModel | None = None
+    peak_memory: int | None = None
 
     @property
     def measured(self) -> bool:
-        """Whether programs are chosen by measurements."""
-        return self.cost == "measured"
+        """Whether the steps of programs are measured."""
+        return self.cost == "measured" if self.objective is None else bool(getattr(self.objective, "measures", False))
+
+    @property
+    def for_memory(self) -> bool:
+        """Whether the program that needs least memory is looked for."""
+        return bool(getattr(self.objective, "peak", False))
+
+    @property
+    def peak_limit(self) -> int | None:
+        """Bytes that the intermediate buffers of a program may take at once, if it matters; 0 for the fewest."""
+        return 0 if self.for_memory else self.peak_memory
+
+    @property
+    def timed(self) -> bool:
+        """Whether the fastest program is looked for, by timing whole models."""
+        return self.objective is None and self.cost == "measured"
 
 
 @dataclass

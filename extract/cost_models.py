@@ -94,6 +94,7 @@ class PeakMemory:
     """Bytes of the buffers that steps fill. Their sum is what a program takes at most; it is chosen by its peak."""
 
     unit = "B"
+    peak = True
 
     def __call__(self, step: StepInfo) -> float:
         return 0.0 if step.is_reshape else float(FLOAT_BYTES * prod(step.result))

@@ -16,6 +16,7 @@ from egraph_opt.errors import EgraphOptError, LimitReached
 from egraph_opt.extract.alternatives import Alternative, Problem, signature
 from egraph_opt.extract.choose import Choice, choose, choose_exactly
 from egraph_opt.extract.costs import CHAINED_CONV, Costs, is_conv, needs_measuring
+from egraph_opt.extract.peak import fitting
 from egraph_opt.extract.plans import build_plan
 from egraph_opt.extract.priced_extraction import cheapest
 from egraph_opt.extract.profile import Profile
@@ -80,6 +81,7 @@ def search(
     *,
     possible: Callable[[Alternative], bool] = lambda _: True,
     objective: CostModel | None = None,
+    peak: int | None = None,
     rounds: int,
     deadline: float,
     final: bool = True,
@@ -90,16 +92,19 @@ def search(
     ``measure`` times steps given as (signature, step) and puts them into the profile; without it the choice rests on
     what the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed,
     the best plan of measured steps counts, or the best expected one where no plan is measured as a whole. ``possible``
-    tells whether an alternative can be run at all, ``objective`` what a step costs where that is not its time. Outcomes
+    tells whether an alternative can be run at all, ``objective`` what a step costs where that is not its time. With
+    ``peak``, the plans need at most so many bytes for intermediate buffers at once, or as few as was found. Outcomes
     that are not ``final`` are chosen with less effort; many searches share what one may take. ``check`` is called again
     and again and may raise LimitReached: searches that are not done by then fail.
     """
     costs = Costs(profile, possible, objective=objective)
     with suppress(LimitReached):
         _rounds(searches, costs, measure, rounds, deadline, check)
+        if peak is not None and measure is not None:
+            _measure_small(searches, costs, measure, peak, rounds, deadline, check)
     pivots = (PIVOTS if final else SEARCH_PIVOTS) * ENOUGH // max(len(searches), ENOUGH)
     for item in searches:
-        _conclude(item, costs, measured=measure is not None, pivots=pivots, deadline=deadline, check=check)
+        _conclude(item, costs, measured=measure is not None, peak=peak, pivots=pivots, deadline=deadline, check=check)
 
 
 def _rounds(
@@ -121,6 +126,26 @@ def _rounds(
                 if not wanted or time.monotonic() > deadline or measure is None:
                     break
                 measure(sorted(wanted.items()))
+
+
+def _measure_small(
+    searches: Sequence[Search],
+    costs: Costs,
+    measure: Measure,
+    peak: int,
+    rounds: int,
+    deadline: float,
+    check: Check,
+) -> None:
+    """Measure the steps of the cheapest plans that need little memory."""
+    for _ in range(rounds):
+        wanted: dict[str, Step] = {}
+        for item in searches:
+            found = fitting(item.problem, costs, peak, check=check)
+            wanted |= {} if found is None else _unmeasured(item.problem, found.choice, costs)
+        if not wanted or time.monotonic() > deadline:
+            break
+        measure(sorted(wanted.items()))
 
 
 def _wanted(problem: Problem, costs: Costs, *, exactly: bool, deadline: float, check: Check) -> dict[str, Step]:
@@ -149,6 +174,7 @@ def _conclude(
     costs: Costs,
     *,
     measured: bool,
+    peak: int | None,
     pivots: int,
     deadline: float,
     check: Check,
@@ -171,8 +197,11 @@ def _conclude(
         if costs.objective is not None:
             faster = cheapest(item.problem, replace(costs, certain=certain))
             chosen = faster if faster is not None and faster.cost <= chosen.cost * (1 + 1e-12) else chosen
+        if peak is not None:
+            fitted = fitting(item.problem, replace(costs, certain=certain), peak, check=check)
+            chosen = fitted.choice if fitted is not None else chosen
         item.outcome = _outcome(item, chosen, profile, item.prefix, promised.bound)
-        if costs.objective is not None:
+        if costs.objective is not None or peak is not None:
             return
         # Which of two plans is faster as a whole only measuring them tells.
         if measured and any(is_conv(a) for found in item.problem.alternatives.values() for a in found):

@@ -21,7 +21,7 @@ KERNEL, RESHAPE = "kernel", "reshape"
 # Operations per element of a softmax: subtract, exponential, divide, and its two reductions.
 SOFTMAX_OPERATIONS = 5
 # Operators that only move elements.
-_MOVES = frozenset({"Concat", "Expand", "Gather", "Identity", "Pad", "Slice", "Split", "Transpose"})
+MOVES = frozenset({"Concat", "Expand", "Gather", "Identity", "Pad", "Slice", "Split", "Transpose"})
 _DEVICE, _EXACT = Device(), Device(lanes=1)
 
 
@@ -68,7 +68,7 @@ class StepInfo:
     @cached_property
     def body(self) -> Tensor | None:
         """What a kernel computes, a term over the buffers it reads; None for other steps."""
-        step = self.step()
+        step = self.step() if self.is_kernel else None
         return step.tensor if isinstance(step, Compute) else None
 
     def __str__(self) -> str:
@@ -116,7 +116,7 @@ def static_seconds(step: Call | Reshape) -> float:
         return _DEVICE.reshape_seconds
     shapes = tuple(argument.extents for argument in step.arguments)
     attributes = library.parse_attributes(step.attributes)
-    if step.operator in _MOVES or library.POINTWISE_ATTRIBUTE in attributes:
+    if step.operator in MOVES or library.POINTWISE_ATTRIBUTE in attributes:
         # Operators that only write kernels portably; the library's own costs do not speak of them.
         moved = prod(step.extents) + sum(map(prod, shapes))
         return STEP_SECONDS + _DEVICE.call_seconds + _DEVICE.memory_seconds(moved)
@@ -128,7 +128,7 @@ def _operations(operator: str, attributes: Mapping[str, str], arguments: tuple[E
     if operator in library.ADDED:
         record = library.lookup(operator)
         return round(record.flops(*arguments, **record.typed(attributes))) if record.flops is not None else prod(result)
-    if operator in _MOVES:
+    if operator in MOVES:
         return 0
     if library.POINTWISE_ATTRIBUTE in attributes:
         return prod(result)

@@ -1,4 +1,4 @@
-"""What nodes should take, by the same measure for a region as it is and for a plan as it would be written.
+"""What nodes should cost, by the same measure for a region as it is and for a plan as it would be written.
 
 Only nodes are compared with nodes: a step of a plan may be several of them, and a node several steps.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isclose, prod
 
 import numpy as np
 from onnx import NodeProto, helper
 
 from egraph_opt.errors import EgraphOptError
+from egraph_opt.extract.cost_models import Latency
 from egraph_opt.extract.roofline import STEP_SECONDS, Device, call_seconds
-from egraph_opt.extract.step_info import static_seconds
+from egraph_opt.extract.step_info import MOVES, RESHAPE, CostModel, StepInfo, info_of, priced
 from egraph_opt.frontends.onnx_emit import Emitter
 from egraph_opt.frontends.onnx_model import Array, LoadedModel, other_imports, standard
 from egraph_opt.frontends.onnx_writer import emit_step
@@ -23,9 +24,10 @@ from egraph_opt.frontends.regions import Region
 from egraph_opt.ir import library
 from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.program import Plan, Step
-from egraph_opt.ir.terms import Call
+from egraph_opt.ir.terms import Call, Source
 
 _DEVICE = Device()
+SECONDS = Latency()
 # Another shape for the same memory.
 _SAME_MEMORY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 # Nodes that onnxruntime takes out.
@@ -37,22 +39,22 @@ _DATA = {"Gather": 1, "Slice": 1, "Pad": 1, "Expand": 1, "Tile": 1, "Split": 1, 
 
 @dataclass
 class Work:
-    """How long some nodes should take, and how many there are of each operator; kernels count by what they are."""
+    """What some nodes should cost, and how many there are of each operator; kernels count by what they are."""
 
-    seconds: float = 0.0
+    cost: float = 0.0
     operators: Counter[str] = field(default_factory=Counter)
 
-    def add(self, operator: str, seconds: float) -> None:
-        self.seconds += seconds
+    def add(self, operator: str, cost: float) -> None:
+        self.cost += cost
         self.operators[operator] += 1
 
     def is_like(self, other: Work) -> bool:
         """Whether both are the same nodes, as far as can be told without looking at names."""
-        return self.operators == other.operators and isclose(self.seconds, other.seconds, rel_tol=1e-9)
+        return self.operators == other.operators and isclose(self.cost, other.cost, rel_tol=1e-9)
 
 
-def work_of_region(loaded: LoadedModel, region: Region) -> Work:
-    """The nodes of a region as they are."""
+def work_of_region(loaded: LoadedModel, region: Region, model: CostModel = SECONDS) -> Work:
+    """The nodes of a region as they are, under a cost model."""
     extents = {name: term.extents for name, term in region.program.definitions}
 
     def shape(name: str) -> Extents | None:
@@ -64,13 +66,13 @@ def work_of_region(loaded: LoadedModel, region: Region) -> Work:
         arguments = [shape(name) for name in node.input if name]
         results = [shape(name) for name in node.output if name]
         if node.op_type not in _NOTHING:
-            seconds = _seconds(node, [s for s in arguments if s is not None], [s for s in results if s is not None])
-            work.add(node.op_type, seconds)
+            info = _info(node, [s for s in arguments if s is not None], [s for s in results if s is not None])
+            work.add(node.op_type, priced(model, info))
     return work
 
 
-def work_of_plan(plan: Plan, kernels: Mapping[str, float], loaded: LoadedModel) -> Work:
-    """The nodes that a plan is written as; ``kernels`` has the seconds of each kernel by step name.
+def work_of_plan(plan: Plan, kernels: Mapping[str, float], loaded: LoadedModel, model: CostModel = SECONDS) -> Work:
+    """The nodes that a plan is written as, under a cost model; ``kernels`` has the cost of each kernel by step name.
 
     Raises EgraphOptError where it cannot be written.
     """
@@ -83,9 +85,9 @@ def work_of_plan(plan: Plan, kernels: Mapping[str, float], loaded: LoadedModel) 
         if step.name in kernels:
             work.add("kernel", kernels[step.name])
         elif isinstance(step.buffer, Call) and step.buffer.operator in library.ADDED:
-            work.add(step.buffer.operator, static_seconds(step.buffer))
+            work.add(step.buffer.operator, priced(model, info_of(step.buffer, plan.constants)))
         else:
-            _add_step(work, step, extents, sketch)
+            _add_step(work, step, extents, sketch, model)
     return work
 
 
@@ -101,7 +103,7 @@ class _Sketch(Emitter):
         return name
 
 
-def _add_step(work: Work, step: Step, extents: Mapping[str, Extents], sketch: _Sketch) -> None:
+def _add_step(work: Work, step: Step, extents: Mapping[str, Extents], sketch: _Sketch, model: CostModel) -> None:
     sketch.nodes = []
     emit_step(sketch, step, {name: name for name in (*(a.name for a in step.arguments), step.name)}, {})
     between: dict[str, Extents] = {}
@@ -115,7 +117,7 @@ def _add_step(work: Work, step: Step, extents: Mapping[str, Extents], sketch: _S
             if name not in extents:
                 between[name] = _after(node, arguments, step.extents)
         if node.op_type not in _NOTHING:
-            work.add(node.op_type, _seconds(node, arguments, [shape(name) for name in node.output]))
+            work.add(node.op_type, priced(model, _info(node, arguments, [shape(name) for name in node.output])))
 
 
 def _after(node: NodeProto, arguments: Sequence[Extents], last: Extents) -> Extents:
@@ -133,10 +135,14 @@ def _after(node: NodeProto, arguments: Sequence[Extents], last: Extents) -> Exte
         return last
 
 
-def _seconds(node: NodeProto, arguments: Sequence[Extents], results: Sequence[Extents]) -> float:
+def _info(node: NodeProto, arguments: Sequence[Extents], results: Sequence[Extents]) -> StepInfo:
+    """What a cost model is told of a node."""
     operator = node.op_type
+    shapes, moved = tuple(arguments), sum(map(prod, arguments[: _DATA.get(operator, len(arguments))]))
+    # Of several results the elements count.
+    result = results[0] if len(results) == 1 else (sum(map(prod, results)),)
     if operator in _SAME_MEMORY:
-        return _DEVICE.reshape_seconds
+        return StepInfo(RESHAPE, {}, shapes, (), result, 0, 0, _no_step, lambda: _DEVICE.reshape_seconds)
     own = next((o for o in library.ADDED.values() if _is_of(node, o)), None)
     name = own.name if own is not None else operator
     if name in _KNOWN or own is not None:
@@ -146,11 +152,18 @@ def _seconds(node: NodeProto, arguments: Sequence[Extents], results: Sequence[Ex
         given = {a.name: helper.get_attribute_value(a) for a in own_values}
         text = library.format_attributes(**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
         try:
-            return STEP_SECONDS + call_seconds(_DEVICE, name, text, tuple(arguments), results[0])
+            seconds = STEP_SECONDS + call_seconds(_DEVICE, name, text, shapes, results[0])
+            call = Call(name, text, tuple(Source("", extents) for extents in shapes), results[0])
+            return replace(info_of(call), expected=lambda: seconds)
         except (EgraphOptError, LookupError, ValueError):
             pass  # a form that the algebra does not write: told by the memory it moves, like any other
-    moved = sum(map(prod, arguments[: _DATA.get(operator, len(arguments))])) + sum(map(prod, results))
-    return STEP_SECONDS + _DEVICE.call_seconds + _DEVICE.memory_seconds(moved)
+    seconds = STEP_SECONDS + _DEVICE.call_seconds + _DEVICE.memory_seconds(moved + prod(result))
+    operations = 0 if operator in MOVES else prod(result)
+    return StepInfo(operator, {}, shapes, (), result, operations, moved, _no_step, lambda: seconds)
+
+
+def _no_step() -> Call:
+    raise EgraphOptError("a node outside the algebra is no step of a plan")
 
 
 def _is_of(node: NodeProto, operator: library.LibraryOperator) -> bool:

@@ -1,0 +1,69 @@
+"""How much memory the intermediate buffers of a model need at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+from onnx import ModelProto, TensorProto, helper, shape_inference
+
+from egraph_opt.frontends.onnx_model import used_names
+from egraph_opt.frontends.onnx_writer import copy_frame
+from egraph_opt.ir.expr import Extents
+from egraph_opt.ir.memory import Fill, lifetimes, plan_buffers
+
+# Operators whose result is their first input's memory.
+_SAME_MEMORY = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+# Initializers up to so many bytes may say what shapes are.
+_TELLING = 1 << 10
+
+
+def peak_of(model: ModelProto, shapes: Mapping[str, Extents]) -> int | None:
+    """Bytes of an arena for all intermediate buffers and outputs, with the nodes in the order of the model.
+
+    ``shapes`` are those of float32 tensors that onnx cannot infer. None where some size is unknown: a symbolic
+    dimension, a sequence, an operator of which onnx knows nothing. Nothing is computed in place of its argument;
+    weights and inputs do not count.
+    """
+    sizes = _sizes(model, shapes)
+    fills = []
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            continue
+        reads = tuple(dict.fromkeys(used_names(node)))
+        for number, name in enumerate(name for name in node.output if name):
+            if name not in sizes:
+                return None
+            alias = node.input[0] if number == 0 and node.op_type in _SAME_MEMORY and not node.domain else ""
+            fills.append(Fill(name, sizes[name], reads, alias))
+    return plan_buffers(lifetimes(fills, {value.name for value in model.graph.output})).peak
+
+
+def _sizes(model: ModelProto, shapes: Mapping[str, Extents]) -> dict[str, int]:
+    """The bytes of all tensors whose shape is known."""
+    bare = copy_frame(model)
+    graph = bare.graph
+    graph.node.extend(model.graph.node)
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= _TELLING:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    known = {value.name for value in (*graph.input, *graph.output)}
+    graph.value_info.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, extents)
+        for name, extents in shapes.items()
+        if name not in known
+    )
+    try:
+        found = shape_inference.infer_shapes(bare).graph
+    except Exception:  # a model that onnx has something against
+        return {}
+    sizes: dict[str, int] = {}
+    for value in (*found.value_info, *found.output):
+        kind = value.type.tensor_type
+        if not kind.HasField("shape") or any(not dimension.HasField("dim_value") for dimension in kind.shape.dim):
+            continue
+        each = helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+        sizes[value.name] = each * prod(dimension.dim_value for dimension in kind.shape.dim)
+    return sizes
