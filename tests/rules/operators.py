@@ -43,7 +43,7 @@ SEED = 7
 def saturated(whole: Program) -> tuple[Snapshot, Saturation]:
     egraph = EGraph()
     egraph.add_program(whole)
-    saturation = saturate(egraph, PHASES, SIMPLIFICATION, budget=Budget(enodes=20_000, seconds=10.0))
+    saturation = saturate(egraph, PHASES, SIMPLIFICATION, budget=Budget(enodes=20_000, seconds=600.0))
     return Snapshot(egraph), saturation
 
 

@@ -33,7 +33,7 @@ def _named(name: str, term: Tensor) -> Read:
 def _saturated(program: Program) -> tuple[Snapshot, Mapping[str, int]]:
     egraph = EGraph()
     egraph.add_program(program)
-    done = saturate(egraph, PHASES, SIMPLIFICATION, budget=Budget(enodes=40_000, seconds=30.0))
+    done = saturate(egraph, PHASES, SIMPLIFICATION, budget=Budget(enodes=40_000, seconds=600.0))
     assert done.stop == "saturated"
     snapshot = Snapshot(egraph)
     verdict = judge(snapshot, operators.values(program))

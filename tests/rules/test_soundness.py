@@ -48,7 +48,6 @@ def _check(strategy: st.SearchStrategy[Program], examples: int) -> None:
     def check(program: Program) -> None:
         verdict, saturation = operators.verdict(program)
         assert saturation.stop == "saturated"
-        assert saturation.seconds < 10
         assert not verdict.mismatches, verdict.mismatches[0]
         assert verdict.checked > 0
         assert verdict.skipped == 0
