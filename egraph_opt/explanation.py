@@ -12,6 +12,7 @@ from egraph_opt.errors import EgraphOptError, LimitReached, one_line
 from egraph_opt.extract.costs import CHAINED_CONV
 from egraph_opt.extract.explain import ExplainedPlan, explain_costs, explain_plan
 from egraph_opt.extract.search import Outcome
+from egraph_opt.frontends.onnx_metadata import put
 from egraph_opt.limits import Check, Limits
 from egraph_opt.runtime.explanation import KEY, Explanation, GraphNode, Part, packed
 
@@ -67,10 +68,7 @@ def explain(
 
 def attach(model: onnx.ModelProto, explanation: Explanation) -> None:
     """Put an explanation into a model, in the place of one that is there."""
-    kept = [entry for entry in model.metadata_props if entry.key != KEY]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    model.metadata_props.add(key=KEY, value=packed(explanation))
+    put(model, KEY, packed(explanation))
 
 
 def _too_large() -> None:
@@ -114,7 +112,7 @@ def _part(
         before,
         after,
         tuple(replace(step, nodes=nodes[step.name]) for step in found.steps),
-        found.seconds,
+        found.cost,
         found.terms,
         dict(found.labels),
         tuple(
@@ -122,6 +120,7 @@ def _part(
             for chain in found.chains
         ),
         note,
+        "s" if costs.objective is None else str(getattr(costs.objective, "unit", "")),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from egraph_opt.egraph.snapshot import Snapshot
 from egraph_opt.errors import UsageError
 from egraph_opt.extract.alternatives import Alternative, Extraction, Problem
 from egraph_opt.extract.choose import Choice
+from egraph_opt.extract.cost_models import NAMED
 from egraph_opt.extract.plans import build_plan, step_names
 from egraph_opt.extract.portable_plan import Expressible, portable_plan
 from egraph_opt.extract.priced_extraction import PricedExtraction, cheapest
@@ -170,16 +171,18 @@ class ExtractedModel:
 def extract(
     snapshot: Snapshot,
     program: Program,
-    cost: CostModel | Literal["static"],
+    cost: CostModel | str,
     *,
     portable: bool,
     prefix: str,
     home: Home | None = None,
 ) -> Extracted:
     """The cheapest program for all outputs; see :meth:`egraph_opt.EGraph.extract`."""
-    if not callable(cost) and cost != "static":
-        raise UsageError(f"unknown cost model {cost!r}; choose 'static' or give a function of one step")
-    model = cost if callable(cost) else _static
+    if not callable(cost) and cost != "static" and cost not in NAMED:
+        raise UsageError(
+            f"unknown cost model {cost!r}; choose static, {', '.join(NAMED)} or give a function of one step"
+        )
+    model = cost if callable(cost) else NAMED.get(cost, _static)
     written = Expressible(home.loaded.opset if home is not None else onnx_program.OPSET) if portable else None
     native = cost == "static" and not portable
     extraction = Extraction(snapshot, Device()) if native else PricedExtraction(snapshot, model, written)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -192,11 +192,12 @@ class EGraph:
         """The program as a let-list; or the class of an expression, or of a tensor by name, see :meth:`members`."""
         return printing.program_text(self.program) if expression is None else str(self.members(expression))
 
-    def extract(self, cost: CostModel | Literal["static"] = "static", *, portable: bool = True) -> Extracted:
+    def extract(self, cost: CostModel | str = "static", *, portable: bool = True) -> Extracted:
         """The cheapest program that computes all outputs; buffers that several steps read are paid once.
 
-        ``cost`` is "static" (seconds that a step should take on a processor like those it was tuned on) or a function
-        of one step that returns a number of at least 0, infinity for what must not be used. It gets a
+        ``cost`` is "static" (seconds that a step should take on a processor like those it was tuned on), "traffic",
+        "energy", "launches", "memory" (the sum of all buffers) or a function of one step (:mod:`egraph_opt.costs`) that
+        returns a number of at least 0, infinity for what must not be used. It gets a
         :class:`StepInfo` with ``operator`` (an ONNX operator, "kernel" or "reshape"), ``attributes``, ``arguments``
         (shapes), ``constant`` (which of them depend on weights only), ``result`` (shape), ``operations``, ``bytes``,
         and ``body``, the term of a kernel. What depends on weights only is computed ahead of time and costs nothing.
@@ -327,7 +328,7 @@ class Model:
         """Saturate every region, each with the whole budget; see :meth:`EGraph.saturate`."""
         return [egraph.saturate(groups, **options) for egraph in self.regions]
 
-    def extract(self, cost: CostModel | Literal["static"] = "static", *, portable: bool = True) -> ExtractedModel:
+    def extract(self, cost: CostModel | str = "static", *, portable: bool = True) -> ExtractedModel:
         """The cheapest program of every region; see :meth:`EGraph.extract`."""
         return ExtractedModel(tuple(egraph.extract(cost, portable=portable) for egraph in self.regions), self._loaded)
 

@@ -8,7 +8,7 @@ from math import inf
 
 from egraph_opt.extract.priced_extraction import PricedAlternative
 from egraph_opt.extract.problem import Alternative
-from egraph_opt.extract.profile import Measurement, Profile
+from egraph_opt.extract.profile import KERNEL, Measurement, Profile
 from egraph_opt.extract.roofline import STEP_SECONDS
 from egraph_opt.extract.step_info import CostModel, priced
 from egraph_opt.ir.terms import Call, Reshape
@@ -24,7 +24,8 @@ class Costs:
 
     With ``certain`` only what was measured counts. ``conv`` is the share of its cost that a Conv is charged. Every step
     is charged STEP_SECONDS on top. With an ``objective`` this cost model says what a step costs, knowing its seconds;
-    estimates are in its unit, too.
+    estimates are in its unit, too. What was offered as a kernel that then could not be built is written with standard
+    operators, which cost something else than time: with ``as_kernels`` such an alternative costs infinity.
     """
 
     profile: Profile
@@ -32,12 +33,13 @@ class Costs:
     certain: bool = False
     conv: float = 1.0
     objective: CostModel | None = None
+    as_kernels: bool = False
 
     def __call__(self, alternative: Alternative) -> float:
         step = alternative.step
         if isinstance(step, Reshape):
             return alternative.estimate
-        if not self.possible(alternative):
+        if not self.possible(alternative) or (self.as_kernels and self.profile.failure(alternative.text, KERNEL)):
             return inf
         found = self.profile.verdict(alternative.text)
         if found is None and self.certain:
@@ -46,6 +48,15 @@ class Costs:
             return self._objective(self.objective, alternative, found)
         seconds = alternative.estimate if found is None else found.seconds
         return STEP_SECONDS + (seconds * self.conv if is_conv(alternative) else seconds)
+
+    def seconds(self, alternative: Alternative) -> float:
+        """How long an alternative takes, whatever decides; infinity where it must not be used."""
+        if self(alternative) == inf:
+            return inf
+        if not isinstance(alternative, PricedAlternative):
+            return replace(self, objective=None)(alternative)
+        found = self.profile.verdict(alternative.text)
+        return alternative.static if found is None else STEP_SECONDS + found.seconds
 
     def _objective(self, objective: CostModel, alternative: Alternative, found: Measurement | None) -> float:
         if found is None or not isinstance(alternative, PricedAlternative):

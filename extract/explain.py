@@ -30,20 +30,20 @@ LETTERS = "abcdefgh"
 class ExplainedPlan:
     """The steps of a plan and the chains that lead to them, over a table of terms; ``labels`` name some terms.
 
-    ``seconds`` is the sum of the steps' times.
+    ``cost`` is the sum of the steps' costs.
     """
 
     steps: tuple[PlanStep, ...]
     terms: tuple[Term, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict)
     chains: tuple[Chain, ...] = ()
-    seconds: float = 0.0
+    cost: float = 0.0
 
 
 def explain_costs(problem: Problem, choice: Choice, costs: Costs, *, prefix: str) -> ExplainedPlan:
     """What every step of a choice costs, what else there was, and why it was not taken.
 
-    ``costs`` are those by which the choice was made; what is told is the time itself, estimated where not measured.
+    ``costs`` are those by which the choice was made; what is told is the cost itself, estimated where not measured.
     """
     names = step_names(problem, choice, prefix)
     plain = replace(costs, certain=False, conv=1.0)
@@ -60,11 +60,11 @@ def explain_costs(problem: Problem, choice: Choice, costs: Costs, *, prefix: str
             nearest = min((_total(a, costs, deciding) for a in rest), default=inf)
             why = _why(chosen, others, decided <= nearest * (1 + 1e-9), costs, whole)
             steps.append(PlanStep(names[owner], _operator(alternative.step), (), chosen, tuple(others), why))
-    return ExplainedPlan(tuple(steps), seconds=whole)
+    return ExplainedPlan(tuple(steps), cost=whole)
 
 
 def _total(alternative: Alternative, costs: Costs, sums: Mapping[int, float]) -> float:
-    """Seconds of an alternative with all it needs, nothing shared; weights folded ahead of time cost nothing."""
+    """The cost of an alternative with all it needs, nothing shared; weights folded ahead of time cost nothing."""
     return costs(alternative) + sum(sums.get(need, 0.0) for need in alternative.needs)
 
 
@@ -191,7 +191,7 @@ class _Explainer:
             PlanStep(s.name, s.operator, s.nodes, s.chosen, s.runners_up, s.why, chain_of.get(s.name, -1))
             for s in plan.steps
         )
-        return ExplainedPlan(steps_with, table, labels, tuple(chains), plan.seconds)
+        return ExplainedPlan(steps_with, table, labels, tuple(chains), plan.cost)
 
     def _proof(self, tensor: str, goal: int) -> Proof:
         kept = {self.known.named[self.anchors[owner][-1]] for owner in self.chosen if owner in self.anchors}

@@ -237,6 +237,12 @@ def seconds(alternative: Alternative) -> float:
     return alternative.static if isinstance(alternative, PricedAlternative) else alternative.estimate
 
 
+def seconds_alone(alternative: PricedAlternative) -> float:
+    """The estimate of an alternative where time counts: without what every step costs beside its own time."""
+    whole = alternative.static
+    return whole if isinstance(alternative.step, Reshape) else max(whole - STEP_SECONDS, 0.0)
+
+
 def cheapest(problem: Problem, cost: Cost) -> Choice | None:
     """The cheapest choice; between choices of equal cost the one that should be faster. None without a finite one.
 

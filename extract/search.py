@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 
 from egraph_opt.errors import EgraphOptError, LimitReached
 from egraph_opt.extract.alternatives import Alternative, Problem, signature
 from egraph_opt.extract.choose import Choice, choose, choose_exactly
+from egraph_opt.extract.constrained import fitting, timely
 from egraph_opt.extract.costs import CHAINED_CONV, Costs, is_conv, needs_measuring
-from egraph_opt.extract.peak import fitting
 from egraph_opt.extract.plans import build_plan
 from egraph_opt.extract.priced_extraction import cheapest
 from egraph_opt.extract.profile import Profile
@@ -82,6 +83,7 @@ def search(
     possible: Callable[[Alternative], bool] = lambda _: True,
     objective: CostModel | None = None,
     peak: int | None = None,
+    slowest: float = inf,
     rounds: int,
     deadline: float,
     final: bool = True,
@@ -93,18 +95,29 @@ def search(
     what the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed,
     the best plan of measured steps counts, or the best expected one where no plan is measured as a whole. ``possible``
     tells whether an alternative can be run at all, ``objective`` what a step costs where that is not its time. With
-    ``peak``, the plans need at most so many bytes for intermediate buffers at once, or as few as was found. Outcomes
-    that are not ``final`` are chosen with less effort; many searches share what one may take. ``check`` is called again
-    and again and may raise LimitReached: searches that are not done by then fail.
+    ``peak``, the plans need at most so many bytes for intermediate buffers at once, or as few as was found. What is not
+    chosen by its time takes at most ``slowest`` times that of the fastest, unless a limit wants more. Outcomes that are
+    not ``final`` are chosen with less effort; many searches share what one may take. ``check`` is called again and
+    again and may raise LimitReached: searches that are not done by then fail.
     """
-    costs = Costs(profile, possible, objective=objective)
+    as_kernels = objective is not None or peak is not None
+    costs = Costs(profile, possible, objective=objective, as_kernels=as_kernels)
     with suppress(LimitReached):
         _rounds(searches, costs, measure, rounds, deadline, check)
         if peak is not None and measure is not None:
             _measure_small(searches, costs, measure, peak, rounds, deadline, check)
     pivots = (PIVOTS if final else SEARCH_PIVOTS) * ENOUGH // max(len(searches), ENOUGH)
     for item in searches:
-        _conclude(item, costs, measured=measure is not None, peak=peak, pivots=pivots, deadline=deadline, check=check)
+        _conclude(
+            item,
+            costs,
+            measured=measure is not None,
+            peak=peak,
+            slowest=slowest,
+            pivots=pivots,
+            deadline=deadline,
+            check=check,
+        )
 
 
 def _rounds(
@@ -175,6 +188,7 @@ def _conclude(
     *,
     measured: bool,
     peak: int | None,
+    slowest: float,
     pivots: int,
     deadline: float,
     check: Check,
@@ -197,8 +211,10 @@ def _conclude(
         if costs.objective is not None:
             faster = cheapest(item.problem, replace(costs, certain=certain))
             chosen = faster if faster is not None and faster.cost <= chosen.cost * (1 + 1e-12) else chosen
+            chosen = timely(item.problem, replace(costs, certain=certain), chosen, slowest, check=check)
         if peak is not None:
-            fitted = fitting(item.problem, replace(costs, certain=certain), peak, check=check)
+            most = inf if peak else slowest
+            fitted = fitting(item.problem, replace(costs, certain=certain), peak, most=most, check=check)
             chosen = fitted.choice if fitted is not None else chosen
         item.outcome = _outcome(item, chosen, profile, item.prefix, promised.bound)
         if costs.objective is not None or peak is not None:

@@ -80,8 +80,11 @@ CostModel = Callable[[StepInfo], float]
 
 
 def priced(model: CostModel, info: StepInfo) -> float:
-    """What a cost model says of a step; raises UsageError where that is no cost."""
-    price = float(model(info))
+    """What a cost model says of a step; raises UsageError where it raises, or that is no cost."""
+    try:
+        price = float(model(info))
+    except Exception as error:  # it may be anybody's
+        raise UsageError(f"the cost model raised {type(error).__name__} for {info}: {error}") from error
     if isnan(price) or price < 0:
         raise UsageError(f"the cost model gave {price} for {info}; a cost is a number of at least 0 or infinity")
     return price

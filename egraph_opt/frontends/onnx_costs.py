@@ -138,7 +138,9 @@ def _after(node: NodeProto, arguments: Sequence[Extents], last: Extents) -> Exte
 def _info(node: NodeProto, arguments: Sequence[Extents], results: Sequence[Extents]) -> StepInfo:
     """What a cost model is told of a node."""
     operator = node.op_type
-    shapes, moved = tuple(arguments), sum(map(prod, arguments[: _DATA.get(operator, len(arguments))]))
+    data = 1 if operator.startswith("Reduce") else _DATA.get(operator, len(arguments))
+    shapes = tuple(arguments[:data])
+    moved = sum(map(prod, shapes))
     # Of several results the elements count.
     result = results[0] if len(results) == 1 else (sum(map(prod, results)),)
     if operator in _SAME_MEMORY:

@@ -30,6 +30,7 @@ class Emitter:
     """Collects nodes and initializers; ``taken`` are the names already in use and grows.
 
     ``imports`` are the versions of the other domains that the model imports, and grows by those that nodes need.
+    ``extents`` are those of float32 tensors that no runtime infers: what generated kernels compute.
     """
 
     opset: int
@@ -37,6 +38,7 @@ class Emitter:
     imports: dict[str, int] = field(default_factory=dict)
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
+    extents: dict[str, Extents] = field(default_factory=dict)
     _by_content: dict[tuple[str, Extents, bytes], str] = field(default_factory=dict)
 
     def fresh(self, hint: str) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import prod
 
 from onnx import ModelProto, TensorProto, helper, shape_inference
 
 from egraph_opt.frontends.onnx_model import used_names
 from egraph_opt.frontends.onnx_writer import copy_frame
-from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.memory import Fill, lifetimes, plan_buffers
 
 # Operators whose result is their first input's memory.
@@ -18,14 +16,14 @@ _SAME_MEMORY = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueez
 _TELLING = 1 << 10
 
 
-def peak_of(model: ModelProto, shapes: Mapping[str, Extents]) -> int | None:
+def peak_of(model: ModelProto) -> int | None:
     """Bytes of an arena for all intermediate buffers and outputs, with the nodes in the order of the model.
 
-    ``shapes`` are those of float32 tensors that onnx cannot infer. None where some size is unknown: a symbolic
+    None where some size is unknown: a symbolic
     dimension, a sequence, an operator of which onnx knows nothing. Nothing is computed in place of its argument;
     weights and inputs do not count.
     """
-    sizes = _sizes(model, shapes)
+    sizes = _sizes(model)
     fills = []
     for node in model.graph.node:
         if node.op_type == "Constant":
@@ -39,7 +37,7 @@ def peak_of(model: ModelProto, shapes: Mapping[str, Extents]) -> int | None:
     return plan_buffers(lifetimes(fills, {value.name for value in model.graph.output})).peak
 
 
-def _sizes(model: ModelProto, shapes: Mapping[str, Extents]) -> dict[str, int]:
+def _sizes(model: ModelProto) -> dict[str, int]:
     """The bytes of all tensors whose shape is known."""
     bare = copy_frame(model)
     graph = bare.graph
@@ -49,12 +47,7 @@ def _sizes(model: ModelProto, shapes: Mapping[str, Extents]) -> dict[str, int]:
             graph.initializer.append(tensor)
         else:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    known = {value.name for value in (*graph.input, *graph.output)}
-    graph.value_info.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, extents)
-        for name, extents in shapes.items()
-        if name not in known
-    )
+    graph.value_info.extend(model.graph.value_info)
     try:
         found = shape_inference.infer_shapes(bare).graph
     except Exception:  # a model that onnx has something against
@@ -62,7 +55,8 @@ def _sizes(model: ModelProto, shapes: Mapping[str, Extents]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for value in (*found.value_info, *found.output):
         kind = value.type.tensor_type
-        if not kind.HasField("shape") or any(not dimension.HasField("dim_value") for dimension in kind.shape.dim):
+        known = kind.elem_type != TensorProto.UNDEFINED and kind.HasField("shape")
+        if not known or any(not dimension.HasField("dim_value") for dimension in kind.shape.dim):
             continue
         each = helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
         sizes[value.name] = each * prod(dimension.dim_value for dimension in kind.shape.dim)

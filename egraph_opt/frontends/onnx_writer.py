@@ -69,7 +69,7 @@ def rebuild(
     graph.node.extend(node for unit in _ordered(units) for node in unit.nodes)
     _add_initializers(model, loaded.graph, emitter.initializers)
     _add_value_info(graph, loaded.graph)
-    _add_output_types(graph, {region.index: region for region in replaced.values()})
+    _add_types(graph, emitter, {region.index: region for region in replaced.values()})
     used = {node.domain for node in graph.node}
     if KERNEL_DOMAIN in used:
         emitter.imports.setdefault(KERNEL_DOMAIN, 1)
@@ -112,6 +112,7 @@ def emit_step(emitter: Emitter, step: Step, names: Mapping[str, str], kernels: M
     output = names[step.name]
     if step.name in kernels:
         emitter.node(kernels[step.name], inputs, output, domain=KERNEL_DOMAIN)
+        emitter.extents[output] = step.extents
         return
     match step.buffer:
         case Call() as call:
@@ -213,16 +214,19 @@ def _add_value_info(graph: GraphProto, original: GraphProto) -> None:
     graph.quantization_annotation.extend(a for a in original.quantization_annotation if a.tensor_name in exists)
 
 
-def _add_output_types(graph: GraphProto, replaced: Mapping[int, Region]) -> None:
-    """Types of what regions hand on: no runtime infers them through generated kernels, and some operators need them."""
+def _add_types(graph: GraphProto, emitter: Emitter, replaced: Mapping[int, Region]) -> None:
+    """Types of what generated kernels compute and regions hand on: no runtime infers them through kernels, and some
+    operators need them."""
     known = {value.name for value in (*graph.output, *graph.value_info)}
+    extents = dict(emitter.extents)
     for _, region in sorted(replaced.items()):
-        extents = {name: term.extents for name, term in region.program.definitions}
-        graph.value_info.extend(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, extents[name])
-            for name in region.program.outputs
-            if name not in known
-        )
+        defined = {name: term.extents for name, term in region.program.definitions}
+        extents |= {name: defined[name] for name in region.program.outputs}
+    graph.value_info.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, found)
+        for name, found in extents.items()
+        if name not in known
+    )
 
 
 @dataclass(frozen=True)

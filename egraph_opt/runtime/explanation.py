@@ -17,7 +17,7 @@ from egraph_opt.runtime.records import from_plain, to_plain
 
 # The metadata entry of the model that holds the explanation.
 KEY = "egraph_opt.explanation"
-SCHEMA = 1
+SCHEMA = 2
 # What may come out of a compressed entry, in bytes: files come from anywhere.
 LARGEST = 1 << 28
 
@@ -85,10 +85,10 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A way to fill a buffer: seconds of its own and with all it needs; ``source`` is "measured" or "estimated"."""
+    """A way to fill a buffer: its own cost and that with all it needs; ``source`` is "measured" or "estimated"."""
 
     text: str
-    seconds: float
+    cost: float
     total: float
     source: str
 
@@ -112,17 +112,19 @@ class PlanStep:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the model that was replaced as a whole; ``seconds`` is the expected cost of its plan."""
+    """One part of the model that was replaced as a whole; ``cost`` is what its plan should cost, in the ``unit`` of all
+    costs: seconds, or what else programs were chosen by."""
 
     name: str
     before: tuple[GraphNode, ...]
     after: tuple[GraphNode, ...]
     steps: tuple[PlanStep, ...]
-    seconds: float
+    cost: float
     terms: tuple[Term, ...] = ()
     labels: dict[str, int] | None = None
     chains: tuple[Chain, ...] = ()
     note: str = ""
+    unit: str = "s"
 
     @property
     def names(self) -> dict[int, str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from egraph_opt.runtime.explanation import Explanation, GraphNode, Option, Part, PlanStep
 from egraph_opt.runtime.explanation_programs import CLOSE, OPEN, Line, Programs, Stage
-from egraph_opt.runtime.explanation_text import concerns, micro
+from egraph_opt.runtime.explanation_text import concerns
 from egraph_opt.runtime.graph_layout import HEIGHT, layout
+from egraph_opt.runtime.quantities import quantity
 
 # Pixels of one character, around a label, and the most and the least that a node is wide.
 CHARACTER, PADDING, NARROW, WIDE = 7.6, 26.0, 84.0, 230.0
@@ -29,7 +30,7 @@ def page(explanation: Explanation, node: str | None = None) -> str:
     facts = [
         f"{len(parts)} part{'s' if len(parts) != 1 else ''} replaced",
         f"{before} → {after} nodes in them",
-        f"expected {micro(sum(part.seconds for part in parts))}",
+        f"expected {quantity(sum(part.cost for part in parts), parts[0].unit if parts else 's')}",
     ]
     if explanation.kept:
         facts.append(f"{explanation.kept} left as they were")
@@ -75,7 +76,7 @@ def _part(number: int, part: Part) -> str:
     rows = "".join(_row(part, position) for position in range(len(part.chains)))
     chains = "".join(_chain(part, programs, position) for position in range(len(part.chains)))
     loose = [step for step in part.steps if step.chain < 0]
-    rest = f'<section class="chain">{_costs(loose)}</section>' if loose else ""
+    rest = f'<section class="chain">{_costs(loose, part.unit)}</section>' if loose else ""
     return (
         f'<section class="part" data-part="{number}" hidden>{note}{graphs}<div class="below"><aside>'
         f"<h2>What became of what</h2><ol>{rows}</ol></aside><div class='chains'>{chains}{rest}</div></div></section>"
@@ -190,8 +191,8 @@ def _chain(part: Part, programs: Programs, position: int) -> str:
     now = ", ".join(f"<code>{escape(name)}</code>" for step in steps for name in step.nodes) or "nothing of its own"
     return (
         f'<section class="chain" data-chain="{position}" hidden><h2>{escape(chain.tensor)}</h2>'
-        f"<p class='from'>from {was}<br>to {now}</p><h3>Why this one</h3>{_costs(steps)}<h3>By which rules</h3>"
-        f"{_stages(stages)}</section>"
+        f"<p class='from'>from {was}<br>to {now}</p><h3>Why this one</h3>{_costs(steps, part.unit)}"
+        f"<h3>By which rules</h3>{_stages(stages)}</section>"
     )
 
 
@@ -232,16 +233,16 @@ def _marked(text: str) -> str:
     return escape(text).replace(OPEN, "<mark>").replace(CLOSE, "</mark>")
 
 
-def _costs(steps: Sequence[PlanStep]) -> str:
+def _costs(steps: Sequence[PlanStep], unit: str) -> str:
     if not steps:
         return "<p>It costs nothing: another step or an input holds it already.</p>"
-    return "".join(_cost_table(step) for step in steps)
+    return "".join(_cost_table(step, unit) for step in steps)
 
 
-def _cost_table(step: PlanStep) -> str:
+def _cost_table(step: PlanStep, unit: str) -> str:
     options = [step.chosen, *step.runners_up]
     most = max((option.total for option in options), default=0.0) or 1.0
-    rows = "".join(_option(option, most, chosen=number == 0) for number, option in enumerate(options))
+    rows = "".join(_option(option, most, unit, chosen=number == 0) for number, option in enumerate(options))
     names = ", ".join(f"<code>{escape(name)}</code>" for name in step.nodes) or "no node"
     return (
         f"<table><caption><b>{escape(step.operator)}</b> {names}<span>{escape(step.why)}</span></caption>"
@@ -250,11 +251,11 @@ def _cost_table(step: PlanStep) -> str:
     )
 
 
-def _option(option: Option, most: float, *, chosen: bool) -> str:
+def _option(option: Option, most: float, unit: str, *, chosen: bool) -> str:
     share = 100 * option.total / most
     return (
         f'<tr class="{"chosen" if chosen else ""}"><td><code>{escape(option.text)}</code></td>'
-        f'<td class="number">{micro(option.seconds)}<small>{escape(option.source)}</small></td>'
-        f'<td class="number">{micro(option.total)}</td>'
+        f'<td class="number">{quantity(option.cost, unit)}<small>{escape(option.source)}</small></td>'
+        f'<td class="number">{quantity(option.total, unit)}</td>'
         f'<td class="bar"><i style="width:{share:.1f}%"></i></td></tr>'
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from egraph_opt.errors import UsageError
 from egraph_opt.runtime.explanation import Chain, Explanation, Option, Part, PlanStep
 from egraph_opt.runtime.explanation_programs import Programs, Stage
+from egraph_opt.runtime.quantities import quantity
 
 # Characters of a step's description that are shown.
 WIDTH = 150
@@ -46,14 +47,9 @@ def _head(explanation: Explanation) -> str:
     return f"{explanation.model}: {number} part{'s' if number != 1 else ''} replaced{kept}"
 
 
-def micro(seconds: float) -> str:
-    """A time in microseconds."""
-    return f"{seconds * 1e6:.3g} us" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
-
-
 def _part(part: Part, node: str | None) -> Iterable[str]:
-    took = micro(part.seconds)
-    yield f"\npart {part.name}: {len(part.before)} nodes became {len(part.after)}, expected to take {took}"
+    cost = quantity(part.cost, part.unit)
+    yield f"\npart {part.name}: {len(part.before)} nodes became {len(part.after)}, expected to cost {cost}"
     if part.note:
         yield f"  {part.note}"
     programs = Programs(part)
@@ -64,7 +60,7 @@ def _part(part: Part, node: str | None) -> Iterable[str]:
             yield from _chain(part, programs, chain, [s for s in steps if s.chain == number] or steps)
     for step in loose:
         if node is None or node in (step.name, *step.nodes):
-            yield from _plan_step(step)
+            yield from _plan_step(step, part.unit)
 
 
 def _in_chain(part: Part, chain: Chain, steps: Sequence[PlanStep], node: str) -> bool:
@@ -81,7 +77,7 @@ def _chain(part: Part, programs: Programs, chain: Chain, steps: Sequence[PlanSte
     if not chain.steps:
         yield "    as in the original"
     for step in steps:
-        yield from _plan_step(step)
+        yield from _plan_step(step, part.unit)
 
 
 def _stages(stages: Sequence[Stage], indent: str) -> Iterable[str]:
@@ -106,16 +102,16 @@ def rule(stage: Stage) -> str:
     return f"{step.rule} ({step.group}){', from right to left' if step.backwards else ''}"
 
 
-def _plan_step(step: PlanStep) -> Iterable[str]:
+def _plan_step(step: PlanStep, unit: str) -> Iterable[str]:
     nodes = f" = node {', '.join(step.nodes)}" if step.nodes else ""
     yield f"    step {step.name}{nodes}"
-    yield f"      {option(step.chosen)}"
+    yield f"      {option(step.chosen, unit)}"
     yield f"      chosen: {step.why}"
     for number, other in enumerate(step.runners_up, 1):
-        yield f"      runner-up {number}: {option(other)}"
+        yield f"      runner-up {number}: {option(other, unit)}"
 
 
-def option(found: Option) -> str:
+def option(found: Option, unit: str) -> str:
     """One way to fill a buffer on one line."""
     shown = found.text if len(found.text) <= WIDTH else found.text[: WIDTH - 1] + "…"
-    return f"{micro(found.seconds)} {found.source}, {micro(found.total)} with all it needs: {shown}"
+    return f"{quantity(found.cost, unit)} {found.source}, {quantity(found.total, unit)} with all it needs: {shown}"

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from egraph_opt.runtime.artifacts import Publication
+from egraph_opt.runtime.quantities import byte_text, quantity
 from egraph_opt.runtime.records import from_plain, to_plain
 from egraph_opt.runtime.timing import Comparison, Spread, significant
 
 SCHEMA = 1
+# A plan is the cheapest where none can be cheaper by more than this share: sums are rounded.
+PROVEN = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,72 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
+class Expectation:
+    """What the chosen plans should take by themselves, in seconds, and how good a choice they are.
+
+    No plan of the `alternatives`, the steps there were to choose from, takes less than `bound` seconds, as far as they
+    are measured and the estimates of the others hold; 0 where that is not known. `measurements` is how many different
+    ones of them were measured, now or earlier; of the chosen plans' steps, `unmeasured` were not.
+    """
+
+    seconds: float
+    bound: float
+    alternatives: int
+    measurements: int = 0
+    unmeasured: int = 0
+
+    @property
+    def excess(self) -> float | None:
+        """By what share the cheapest possible plan may be exceeded; 0 is a proof, None unknown."""
+        return max(0.0, self.seconds / self.bound - 1) if self.bound > 0 else None
+
+    def __str__(self) -> str:
+        excess, count = self.excess, f"{self.alternatives:,} alternatives"
+        if excess is None:
+            choice = f"chosen from {count}"
+        elif excess <= PROVEN:
+            choice = f"proven cheapest of {count}"
+        else:
+            choice = f"at most {max(excess, 0.0005):.1%} above the cheapest possible of {count}"
+        measured = f"{self.measurements:,} measured"
+        share = f" ({self.measurements / self.alternatives:.1%})" if self.measurements and self.alternatives else ""
+        estimated = f", {self.unmeasured:,} of its own steps estimated" if self.unmeasured else ""
+        return f"{quantity(self.seconds, 's')} expected, {choice}; {measured}{share}{estimated}"
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeLatency:
+    """What a runtime, `name` and `version`, needs for the original and for the best model found for it.
+
+    Each is compared with the original in onnxruntime, whose latency stands on the left; None where there is none.
+    """
+
+    name: str
+    version: str
+    original: Latency | None = None
+    optimized: Latency | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a program was chosen by instead of its latency: a cost model by `name`, the `unit` it is in, and what it
+    says of the parts inside the algebra `before` and `after`."""
+
+    name: str
+    unit: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeakMemory:
+    """Bytes of an arena for all intermediate buffers and outputs, in the order of the nodes; None where unknown."""
+
+    original: int | None = None
+    optimized: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything worth knowing about one optimized model.
 
@@ -125,7 +194,9 @@ class Report:
     `generated_kernels` and listed by name in `kernels`. `seconds` are per phase in the order they ran.
     `unchanged_because` is empty when the model changed, otherwise the message for the user. `rules` is the choice of
     rules as text, `packs` are those from outside. `specializations` are the lengths of symbolic dimensions that
-    programs were asked for, and others that were tested.
+    programs were asked for, and others that were tested. `objective` is there where the program was not chosen by its
+    latency, `expectation` where it was. `runtime` is what the model is for, `runtimes` are all that took part where
+    others than onnxruntime did.
     """
 
     model: str
@@ -147,6 +218,11 @@ class Report:
     rules: str = ""
     packs: tuple[PackUse, ...] = ()
     specializations: tuple[Specialization, ...] = ()
+    objective: Objective | None = None
+    peak_memory: PeakMemory = PeakMemory()
+    runtime: str = "onnxruntime"
+    runtimes: tuple[RuntimeLatency, ...] = ()
+    expectation: Expectation | None = None
 
     @property
     def changed(self) -> bool:
@@ -217,6 +293,11 @@ def _table_lines(report: Report) -> list[str]:
             rows.append(
                 ("error against float64", _error(accuracy.original_float64), _error(accuracy.optimized_float64))
             )
+    rows += _chosen_by(report)
+    for found in report.runtimes:
+        rows += _run_by(found)
+    if report.runtimes:
+        rows.append(("run by", "", report.runtime))
     for entry in report.specializations:
         rows += _specialized(entry)
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -225,11 +306,37 @@ def _table_lines(report: Report) -> list[str]:
         f"  {label:<{widths[0]}}  {before:>{widths[1]}}  {after:>{widths[2]}}".rstrip() for label, before, after in rows
     ]
     lines += [f"  rules: {', '.join(map(_pack, report.packs))}"] if report.packs else []
+    lines += [f"  plan: {report.expectation}"] if report.expectation is not None else []
     lines += [f"  time spent: {_seconds(report.seconds)}"] if report.seconds else []
     lines += [f"  kept unchanged: {report.unchanged_because}"] if report.unchanged_because else []
     lines += [f"  region {entry.region} reverted: {entry.reason}" for entry in report.reverted]
     lines += [f"  note: {note}" for note in report.notes]
     return lines
+
+
+def _chosen_by(report: Report) -> list[tuple[str, str, str]]:
+    rows = []
+    peak, objective = report.peak_memory, report.objective
+    if peak.original is not None or peak.optimized is not None:
+        before, after = (_size(size) for size in (peak.original, peak.optimized if report.changed else peak.original))
+        rows.append(("intermediate buffers, peak", before, after))
+    if objective is not None:
+        before, after = (quantity(value, objective.unit) for value in (objective.before, objective.after))
+        rows.append((f"{objective.name} (estimated)", before, after))
+    return rows
+
+
+def _size(size: int | None) -> str:
+    return "unknown" if size is None else byte_text(size)
+
+
+def _run_by(found: RuntimeLatency) -> list[tuple[str, str, str]]:
+    """What a runtime needs for the original and for its best model, and how much faster than onnxruntime that is."""
+    name = f"{found.name} {found.version}"
+    pair = (found.original, found.optimized)
+    latencies = ["-" if latency is None else str(latency.optimized) for latency in pair]
+    ratios = ["-" if latency is None else f"{latency.speedup.median:.2f}x" for latency in pair]
+    return [(f"in {name}, ms", latencies[0], latencies[1]), (f"in {name}, speed-up", ratios[0], ratios[1])]
 
 
 def _specialized(entry: Specialization) -> list[tuple[str, str, str]]:

@@ -14,6 +14,10 @@ from dataclasses import dataclass
 Clock = Callable[[], float]
 MAXIMUM_CALLS_PER_TURN = 100_000
 FEWEST_ROUNDS = 3
+# Quartiles that lie further apart than this factor say little.
+UNSTEADY = 1.25
+# What to do about it.
+IDLE = "measure again while the machine is idle, with another --profile-db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,11 @@ class Spread:
             return cls(samples[0], samples[0], samples[0])
         lower, median, upper = statistics.quantiles(samples, n=4, method="inclusive")
         return cls(median, lower, upper)
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the quartiles lie too far apart for the median to be trusted."""
+        return self.upper > UNSTEADY * self.lower
 
     def __str__(self) -> str:
         return f"{significant(self.median)} ({significant(self.lower)}–{significant(self.upper)})"
@@ -62,18 +71,26 @@ def sample_turns(
     warm_seconds: float = 0.1,
     enough_seconds: float = math.inf,
     clock: Clock = time.perf_counter,
+    announce: Callable[[int], None] = lambda index: None,
 ) -> list[list[float]]:
-    """For each program its milliseconds in every round; the order of turns is reversed from round to round."""
+    """For each program its milliseconds in every round; the order of turns is reversed from round to round.
+
+    ``announce`` is told whose turn, or warm-up, begins.
+    """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, not {rounds}")
     begin = clock()
-    calls = [_warm_up(program, turn_seconds, warm_seconds, clock) for program in programs]
+    calls = []
+    for index, program in enumerate(programs):
+        announce(index)
+        calls.append(_warm_up(program, turn_seconds, warm_seconds, clock))
     samples: list[list[float]] = [[] for _ in programs]
     for round_number in range(rounds):
         if round_number >= FEWEST_ROUNDS and clock() - begin >= enough_seconds:
             break
         order = range(len(programs))
         for index in order if round_number % 2 == 0 else reversed(order):
+            announce(index)
             samples[index].append(_turn(programs[index], calls[index], clock))
     return samples
 

@@ -64,7 +64,7 @@ def test_the_written_model_tells_how_it_came_about(explanation: Explanation) -> 
     assert {name for chain in part.chains for name in chain.nodes} == {n.name for n in part.before}
     for step in part.steps:
         assert step.chosen.source == "estimated"
-        assert 0 < step.chosen.seconds <= step.chosen.total
+        assert 0 < step.chosen.cost <= step.chosen.total
         assert len(step.runners_up) <= 3
         assert [o.total for o in step.runners_up] == sorted(o.total for o in step.runners_up)
         assert step.why

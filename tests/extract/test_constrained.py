@@ -1,15 +1,21 @@
-"""Programs that need little memory at once, against all programs there are."""
+"""Programs within limits on memory and on time, against all programs there are."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import product
 from math import inf, prod
 
 import pytest
 
 from egraph_opt.extract.choose import Choice, choose
-from egraph_opt.extract.peak import arranged, fitting
+from egraph_opt.extract.constrained import arranged, fitting, timely
+from egraph_opt.extract.cost_models import Traffic
+from egraph_opt.extract.costs import Costs
+from egraph_opt.extract.priced_extraction import PricedAlternative
 from egraph_opt.extract.problem import Alternative, Problem
+from egraph_opt.extract.profile import Profile
+from egraph_opt.extract.step_info import info_of
 from egraph_opt.ir.terms import Call, Source
 from tests.extract.and_or import drawn
 
@@ -108,3 +114,45 @@ def test_a_wide_enough_limit_changes_nothing() -> None:
     assert found.choice.cost == pytest.approx(cheapest.cost)
     sizes = sum(4 * prod(problem.extents[owner]) for owner, _ in cheapest.steps)
     assert found.peak <= sizes + 256 * len(cheapest.steps)
+
+
+def test_what_is_not_chosen_by_its_time_takes_little_more_than_the_fastest() -> None:
+    """Bytes count, and time is limited; against the best of all programs within the limit."""
+    slow = kept = best_found = 0
+    for seed in range(60):
+        problem = priced_problem(seed)
+        costs = Costs(Profile(None, "none"), lambda _: True, objective=Traffic())
+        cheapest = choose(problem, costs)
+        if cheapest is None:
+            continue
+        choices = [(_sum(choice, costs.seconds), _sum(choice, costs)) for choice in everything(problem)]
+        fastest = min(seconds for seconds, _ in choices)
+        found = timely(problem, costs, cheapest, 1.2)
+        if _sum(cheapest, costs.seconds) <= 1.2 * fastest:
+            assert found is cheapest
+            continue
+        slow += 1
+        kept += _sum(found, costs.seconds) <= 1.2 * fastest * (1 + 1e-9)
+        best = min(cost for seconds, cost in choices if seconds <= 1.2 * fastest)
+        assert found.cost == pytest.approx(_sum(found, costs))
+        best_found += found.cost <= best * (1 + 1e-9)
+    assert slow > 10
+    assert kept == slow
+    assert best_found >= 0.6 * slow, (best_found, slow)
+
+
+def _sum(choice: Choice, cost: Callable[[Alternative], float]) -> float:
+    return sum(cost(alternative) for _, alternative in choice.steps)
+
+
+def priced_problem(seed: int) -> Problem:
+    """A drawn problem whose alternatives have drawn seconds, and bytes by which they are priced."""
+    draw = random.Random(seed)
+    problem = problem_of(seed, 6)
+    for found in problem.alternatives.values():
+        for number, alternative in enumerate(found):
+            assert isinstance(alternative.step, Call)
+            info = replace(info_of(alternative.step), elements_read=draw.choice([0, 10, 1000, 10_000]))
+            seconds = draw.choice([1.0, 2.0, 4.0, 8.0])
+            found[number] = PricedAlternative(alternative.step, alternative.needs, info.bytes, info, seconds)
+    return problem
