@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from egraph_opt.backends import runtimes
 from egraph_opt.backends.model_timer import TimedModel, time_models
-from egraph_opt.backends.onnxruntime import input_specs, make_session, output_specs, random_inputs, run
-from egraph_opt.errors import InputRejected, VerificationFailed
+from egraph_opt.backends.onnxruntime import input_specs, output_specs, random_inputs, run
+from egraph_opt.errors import BackendMissing, InputRejected, UsageError, VerificationFailed
 from egraph_opt.runtime.cache import trusted_library
 from egraph_opt.runtime.compare import OutputError, Tolerance, compare_outputs, worst
 from egraph_opt.runtime.timing import Comparison, Spread
@@ -45,14 +46,16 @@ def check(
     tolerance: Tolerance | None = None,
     threads: int | None = None,
     trust_kernels: bool = False,
+    runtime: str | Sequence[str] = "",
 ) -> CheckResult:
     """Feed both models the same random inputs (seeds `seed`, `seed + 1`, …) and compare all outputs.
 
-    A model file's kernel library beside it is loaded where this user built it, or with `trust_kernels`. Raises
-    InputRejected where a model does not load or `a` does not run, VerificationFailed where inputs or outputs differ in
-    name or type, or only `b` does not run.
+    A model file's kernel library beside it is loaded where this user built it, or with `trust_kernels`. Each model is
+    run by what its metadata say, or by `runtime`: one for both, or one for each. Raises InputRejected where a model
+    does not load or `a` does not run, VerificationFailed where inputs or outputs differ in name or type, or only `b`
+    does not run, BackendMissing where a runtime is not installed.
     """
-    sessions = [_session(model, threads, trust_kernels) for model in (a, b)]
+    sessions = [_session(timed, threads) for timed in _timed([a, b], trust_kernels, runtime)]
     _same_signature(*sessions)
     names = [spec.name for spec in output_specs(sessions[0])]
     results = []
@@ -80,15 +83,16 @@ def benchmark(
     threads: int | None = None,
     timeout: float | None = None,
     trust_kernels: bool = False,
+    runtime: str | Sequence[str] = "",
 ) -> Comparison | Spread:
     """Latency in milliseconds: of one model its Spread, of two models their interleaved Comparison.
 
-    Both sessions share one thread pool, since two spinning pools would slow each other down. Raises InputRejected
-    where a model does not load or run.
+    Each model is run by what its metadata say, or by `runtime`: one for both, or one for each. Sessions of one runtime
+    share one thread pool, since two spinning pools would slow each other down; two runtimes take turns in two
+    processes. Raises InputRejected where a model does not load or run, BackendMissing where a runtime is not installed.
     """
-    models = [a] if b is None else [a, b]
     samples = time_models(
-        [_timed(model, trust_kernels) for model in models],
+        _timed([a] if b is None else [a, b], trust_kernels, runtime),
         rounds=rounds,
         seed=seed,
         shapes=shapes,
@@ -98,18 +102,29 @@ def benchmark(
     return Spread.of(samples[0]) if b is None else Comparison.of(samples[0], samples[1])
 
 
-def _session(model: Model, threads: int | None, trust_kernels: bool) -> Any:
-    timed = _timed(model, trust_kernels)
-    return make_session(timed.model, kernel_library=timed.kernel_library, threads=threads)
+def _session(timed: TimedModel, threads: int | None) -> Any:
+    return runtimes.find(timed.runtime).load(timed.model, kernel_library=timed.kernel_library, threads=threads)
 
 
-def _timed(model: Model, trust_kernels: bool) -> TimedModel:
-    if isinstance(model, bytes):
-        return TimedModel(model)
-    path = Path(model)
-    if not path.is_file():
-        raise InputRejected(f"{path} is not a file" if path.exists() else f"{path} does not exist")
-    return TimedModel(path, trusted_library(path, trust_any=trust_kernels))
+def _timed(models: Sequence[Model], trust_kernels: bool, runtime: str | Sequence[str]) -> list[TimedModel]:
+    """The models with their kernel libraries and runtimes, which are all there."""
+    wanted = [runtime] if isinstance(runtime, str) else list(runtime)
+    if len(wanted) not in (1, len(models)):
+        raise UsageError(f"{len(wanted)} runtimes are given; give one, or one for each model")
+    found = []
+    for model, name in zip(models, wanted * (len(models) // len(wanted)), strict=True):
+        library = None
+        if not isinstance(model, bytes):
+            model = Path(model)
+            if not model.is_file():
+                raise InputRejected(f"{model} is not a file" if model.exists() else f"{model} does not exist")
+            library = trusted_library(model, trust_any=trust_kernels)
+        chosen = name or runtimes.declared(model)
+        missing = runtimes.problem(chosen)
+        if missing:
+            raise BackendMissing(missing)
+        found.append(TimedModel(model, library, runtime=chosen))
+    return found
 
 
 def _same_signature(a: Any, b: Any) -> None:

@@ -30,9 +30,18 @@ class Result:
     compiled: tuple[CompiledKernel, ...] = field(default=(), repr=False)
     _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
+    @property
+    def runtime(self) -> str:
+        """What the model is for, as its metadata say."""
+        from egraph_opt.backends.runtimes import DEFAULT, KEY
+        from egraph_opt.frontends.onnx_metadata import entry
+
+        return entry(self.model, KEY) or DEFAULT
+
     def session(self) -> Any:
-        """A ready onnxruntime session with the kernel library registered; a new one at every call."""
-        from egraph_opt.backends.onnxruntime import make_session
+        """A ready session of the model's runtime, used as one of onnxruntime, which gets the kernel library; a new one
+        at every call."""
+        from egraph_opt.backends.runtimes import find
         from egraph_opt.runtime.artifacts import library_path
 
         if self._folder is None:
@@ -40,7 +49,7 @@ class Result:
             self._write(Path(self._folder.name) / "model.onnx")
         path = Path(self._folder.name) / "model.onnx"
         library = library_path(path) if self.library is not None else None
-        return make_session(path, kernel_library=library, threads=self.threads)
+        return find(self.runtime).load(path, kernel_library=library, threads=self.threads)
 
     def save(self, path: str | Path) -> tuple[Path, ...]:
         """Write the model, beside it ``<stem>.kernels.so`` if kernels were generated, and a data file beyond 2 GB.

@@ -3,15 +3,16 @@
 import argparse
 from pathlib import Path
 
-from egraph_opt.cli.arguments import add_input_options, table, whole_number
+from egraph_opt.cli.arguments import add_input_options, add_runtime_option, table, whole_number
 
 SUMMARY = "time one model, or two models interleaved"
 DESCRIPTION = """\
-Latency in onnxruntime: median and quartiles over rounds. Two models take turns on one thread pool; the speed-up is the
-median of the ratios of neighbouring turns."""
+Latency in onnxruntime, or in another runtime: median and quartiles over rounds. Two models take turns, on one thread
+pool where one runtime runs both; the speed-up is the median of the ratios of neighbouring turns."""
 EXAMPLES = (
     "egraph-opt bench model.onnx",
     "egraph-opt bench model.onnx model.opt.onnx --rounds 15 --threads 2",
+    "egraph-opt bench model.onnx model.onnx --runtime onnxruntime,openvino     one model in two runtimes",
 )
 
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=whole_number(1), default=9, metavar="N", help="turns of each model (default 9)"
     )
     add_input_options(parser)
+    add_runtime_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,12 +40,14 @@ def run(options: argparse.Namespace) -> int:
         shapes=dict(options.shape),
         threads=options.threads,
         trust_kernels=options.trust_kernels,
+        runtime=options.runtime,
     )
     spreads = [result] if isinstance(result, Spread) else [result.a, result.b]
     rows = [("model", "median ms", "quartiles ms")]
-    for model, spread in zip((options.a, options.b), spreads, strict=False):
+    asked = options.runtime * (2 if len(options.runtime) == 1 else 1)
+    for model, runtime, spread in zip((options.a, options.b), asked, spreads, strict=False):
         quartiles = f"{significant(spread.lower)}–{significant(spread.upper)}"
-        rows.append((str(model), significant(spread.median), quartiles))
+        rows.append((f"{model} in {runtime}" if runtime else str(model), significant(spread.median), quartiles))
     print(table(rows))
     if not isinstance(result, Spread):
         ratio = result.ratio

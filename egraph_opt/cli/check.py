@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from egraph_opt.cli.arguments import add_input_options, table, whole_number
+from egraph_opt.cli.arguments import add_input_options, add_runtime_option, table, whole_number
 from egraph_opt.errors import VerificationFailed
 
 SUMMARY = "compare two models on random inputs"
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", type=Path, metavar="B.onnx", help="the model to check")
     parser.add_argument("--runs", type=whole_number(1), default=1, metavar="N", help="random inputs to try (default 1)")
     add_input_options(parser)
+    add_runtime_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
         shapes=dict(options.shape),
         threads=options.threads,
         trust_kernels=options.trust_kernels,
+        runtime=options.runtime,
     )
     rows = [("output", "type", "shape", "seed", "largest error", "of the range", "verdict")]
     for seed, errors in zip(result.seeds, result.runs, strict=True):
