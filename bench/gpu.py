@@ -1,9 +1,13 @@
-"""The benchmark models on a GPU, on one machine or on two: ``python -m bench.gpu FOLDER``, or ``bench/gpu.sh FOLDER``.
+"""The benchmark models on a GPU, and what others make of them: ``python -m bench.gpu FOLDER``, or ``bench/gpu.sh``.
 
-Four steps, each done where it can be and left out where its files exist already: plan (here: the CUDA toolkit, no GPU)
-writes a bundle of every model; profile (the GPU machine: Python, numpy, torch) fills one database; choose (here) writes
-the programs; run (the GPU machine) checks them against onnxruntime's answers and times them. On two machines, carry the
-folder to and fro and run the same command on both in turn.
+Two steps, each done where it can be and left out where its results exist already. Plan (anywhere; the CUDA toolkit, no
+GPU) writes a bundle of every model: all kernels and library calls to be measured, and plans to choose from. Measure
+(the GPU machine; numpy, torch, onnx, and jax if XLA is to take part) profiles the bundles, runs the best program of
+each, with generated kernels and by library calls alone, and the peers: torch operator by operator, the same as one CUDA
+graph, torch.compile at max-autotune, jax. Every output is held against float64. What is there when the time is up is
+kept, and the same command goes on from there. On two machines, carry the folder to and fro.
+
+The weights are drawn from their seeds on both machines, so a folder of all models takes a few megabytes.
 """
 
 from __future__ import annotations
@@ -12,152 +16,235 @@ import argparse
 import importlib.util
 import json
 import shutil
+import sqlite3
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from bench.gpu_worker import ARCHITECTURE, Task, Worker, database, inputs_of, lookup_steps, original, sampled
 from egraph_opt.errors import BackendMissing, EgraphOptError
-from egraph_opt.gpu.device import Device
+from egraph_opt.extract.profile import Profile, devices
 from egraph_opt.gpu.devices import device_of
-from egraph_opt.gpu.files import MODE, Bundle, Program, read_arrays, write_arrays
+from egraph_opt.gpu.files import MODE, write_arrays
 
-ARCHITECTURE = "sm_90"
-# The same as cuDNN and cuBLAS alone: programs without generated kernels.
-LIBRARY_ONLY = "library"
-# How far an answer may be from onnxruntime's, as a share of its largest magnitude.
-TOLERANCE = {"float32": 1e-4, "TF32": 5e-2}
+PRECISIONS = ("float32", "TF32", "float16")
+# What is done for every model before what comes next, with the seconds that one model may take; half precision is the
+# peers' alone.
+PASSES = (
+    ("float32", (("profile", 90.0), ("ours", 60.0), ("library", 60.0), ("eager", 40.0), ("graph", 40.0))),
+    ("float32", (("xla", 90.0),)),
+    ("float32", (("compile", 150.0),)),
+    ("TF32", (("profile", 90.0), ("ours", 60.0), ("library", 60.0), ("graph", 40.0))),
+    ("float16", (("graph", 40.0),)),
+    ("TF32", (("xla", 90.0), ("compile", 150.0))),
+    ("float16", (("xla", 90.0), ("compile", 150.0))),
+)
+# How far an answer may be from float64, as a share of its largest magnitude.
+TOLERANCE = {"float32": 1e-4, "TF32": 2e-2, "float16": 5e-2}
+# Models whose original takes more memory than this, in GiB, are not run by onnxruntime here.
+LARGEST = 8.0
 
 
 def main() -> None:
     """Do all steps that can be done on this machine."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
-    parser.add_argument("folder", type=Path, help="where bundles, the database, programs and results lie")
+    parser.add_argument("folder", type=Path, help="where bundles, databases and results lie")
     parser.add_argument("models", nargs="*", help="benchmark models (default: all)")
-    parser.add_argument("--tf32", action="store_true", help="let the GPU's libraries use TF32")
     parser.add_argument("--device", choices=("cuda", "host"), default="cuda", help="host: the processor, for a trial")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time for measuring (default 9)")
+    parser.add_argument("--ways", default="", metavar="WAY,…", help="only these ways, such as ours,eager")
+    parser.add_argument("--precisions", default="", metavar="P,…", help="only these precisions, such as float32")
+    parser.add_argument("--plan-only", type=Path, metavar="FILE.json", help="plan and write a table of what is planned")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    has_rules = importlib.util.find_spec("egglog") is not None and importlib.util.find_spec("onnx") is not None
-    database = options.folder / f"{'tf32' if options.tf32 else 'float32'}.db"
-    if has_rules and shutil.which("nvcc"):
-        plan(options.folder, options.models)
-    bundles = sorted(options.folder.glob("*.bundle"))
+    names = options.models or _catalogue()
+    if importlib.util.find_spec("egglog") is not None and shutil.which("nvcc"):
+        plans = plan(options.folder, names)
+        if options.plan_only is not None:
+            options.plan_only.write_text(json.dumps(plans, indent=1) + "\n")
+    if options.plan_only is not None:
+        return
     try:
-        device: Device | None = device_of(options.device, ARCHITECTURE, tf32=options.tf32)
+        device_of(options.device, ARCHITECTURE)
     except (BackendMissing, EgraphOptError) as missing:
         print(f"no measuring here: {missing}")
-        device = None
-    if device is not None:
-        profile(bundles, device, database)
-    if has_rules and database.exists():
-        choose(bundles, database)
-    programs = sorted(options.folder.glob("*.gpu"))
-    if device is not None and programs:
-        run(programs, device, options.folder, "TF32" if options.tf32 else "float32")
+        return
+    planned = [name for name in names if (options.folder / f"{name}.bundle").exists()]
+    ways, precisions = (set(filter(None, text.split(","))) for text in (options.ways, options.precisions))
+    tasks = [
+        (task, seconds)
+        for task, seconds in _tasks(planned, options.device, options.folder)
+        if (not ways or task.way in ways) and (not precisions or task.precision in precisions)
+    ]
+    rows = measure(tasks, options.folder, options.minutes * 60)
+    print(shown(rows))
+    ship(options.folder, rows)
 
 
-def plan(folder: Path, wanted: list[str]) -> None:
-    """Bundles of the models, and onnxruntime's answers for random inputs."""
-    import onnx
+def _catalogue() -> list[str]:
+    from bench.models import catalogue
 
+    return list(catalogue.names())
+
+
+# ---- planning -------------------------------------------------------------------------------------------------------
+
+
+def plan(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Bundles of the models, and some of onnxruntime's answers; what was planned, one record for each model."""
     from bench.models import catalogue
     from egraph_opt import offline
-    from egraph_opt.backends.onnxruntime import input_specs, make_session, output_specs, random_inputs
+    from egraph_opt.gpu.files import Bundle
 
-    for name in wanted or catalogue.names():
-        if (folder / f"{name}.bundle").exists():
+    file = folder / "plans.json"
+    known = {row["model"]: row for row in (json.loads(file.read_text()) if file.exists() else [])}
+    for name in names:
+        path = folder / f"{name}.bundle"
+        if name in known and path.exists():
             continue
         begun = time.monotonic()
-        model = catalogue.get(name)
-        onnx.save(model, folder / f"{name}.onnx")
         try:
-            bundle = offline.plan(folder / f"{name}.onnx")
+            bundle: Bundle = offline.plan(catalogue.get(name))
         except EgraphOptError as error:
             print(f"{name}: no bundle: {error}")
             continue
-        session = make_session(folder / f"{name}.onnx")
-        inputs = random_inputs(input_specs(session))
-        outputs = dict(zip((s.name for s in output_specs(session)), session.run(None, inputs), strict=True))
-        write_arrays(folder / f"{name}.npz", {**inputs, **{f"expected {key}": value for key, value in outputs.items()}})
-        bundle.write(folder / f"{name}.bundle")
-        kernels = sum(work.is_kernel for work in bundle.works)
-        print(f"{name}: {len(bundle.works) - kernels} calls, {kernels} kernels, {time.monotonic() - begun:.0f} s")
+        seconds = time.monotonic() - begun
+        bundle.write(path)
+        resources = {key: found for module in bundle.modules for key, found in module.resources.items()}
+        kernels = [resources[work.kernel] for work in bundle.works if work.is_kernel]
+        known[name] = {
+            "model": name,
+            "calls": len(bundle.works) - len(kernels),
+            "kernels": len(kernels),
+            "registers": max((found.registers for found in kernels), default=0),
+            "shared": max((found.shared for found in kernels), default=0),
+            "spilled": sum(why.startswith("it spills") for why in bundle.dropped.values()),
+            "left_out": len(bundle.dropped),
+            "cubin_bytes": sum(len(module.cubin) for module in bundle.modules),
+            "bundle_bytes": path.stat().st_size,
+            "seconds": round(seconds, 1),
+        }
+        file.write_text(json.dumps([known[n] for n in _catalogue() if n in known], indent=1) + "\n")
+        if catalogue.find(name)[0].memory <= LARGEST:
+            write_arrays(folder / f"{name}.npz", dict(_answers(name)))
+        print(", ".join(f"{key} {value}" for key, value in known[name].items()), flush=True)
+    return [known[name] for name in names if name in known]
 
 
-def profile(bundles: list[Path], device: Device, database: Path) -> None:
-    """Measure what is not in the database yet."""
-    from egraph_opt.extract.profile import Profile
-    from egraph_opt.gpu.profiling import measure
+def _answers(name: str) -> Iterator[tuple[str, Any]]:
+    """Some elements of every output by onnxruntime."""
+    from bench.models import catalogue
+    from egraph_opt.backends.onnxruntime import make_session
 
-    for path in bundles:
-        begun = time.monotonic()
-        bundle = Bundle.read(path)
-        failures = measure(bundle, device, Profile(database, device.key, MODE))
-        print(f"{path.stem}: {len(bundle.works)} ways, {len(failures)} failed, {time.monotonic() - begun:.0f} s")
-        for failure in failures:
-            print(f"  {failure}", file=sys.stderr)
+    session = make_session(catalogue.get(name).SerializeToString())
+    values = session.run(None, inputs_of(original(name)))
+    yield from ((value.name, sampled(found)) for value, found in zip(original(name).outputs, values, strict=True))
 
 
-def choose(bundles: list[Path], database: Path) -> None:
-    """The cheapest program of each model by the measurements, with kernels and without."""
-    from egraph_opt import offline
-
-    for path in bundles:
-        for kernels in (True, False):
-            target = path.with_suffix(".gpu" if kernels else f".{LIBRARY_ONLY}.gpu")
-            if target.exists():
-                continue
-            try:
-                program = offline.choose(path.with_suffix(".onnx"), database, kernels=kernels)
-            except EgraphOptError as error:
-                print(f"{target.name}: no program: {error}")
-                continue
-            program.write(target)
+# ---- measuring ------------------------------------------------------------------------------------------------------
 
 
-def run(programs: list[Path], device: Device, folder: Path, precision: str) -> None:
-    """Check and time the programs; a table on stdout, JSON in the folder."""
-    from egraph_opt.cli.arguments import table
-    from egraph_opt.gpu.running import Runner
+def _tasks(names: Sequence[str], device: str, folder: Path) -> Iterator[tuple[Task, float]]:
+    for precision, ways in PASSES:
+        for name in names:
+            for way, seconds in ways:
+                yield Task(name, way, precision, device, folder), seconds
 
-    rows = [("program", "calls", "kernels", "ms", "quartiles", "expected ms", "error")]
-    results: list[dict[str, Any]] = []
-    for path in programs:
-        program = Program.read(path)
-        arrays = read_arrays(folder / f"{path.name.partition('.')[0]}.npz")
-        works = [step.work for step in program.steps if step.work is not None]
-        kernels = sum(work.is_kernel for work in works)
-        try:
-            runner = Runner(program, device)
-            outputs = runner.run(arrays)
-            error = max(_error(value, arrays[f"expected {name}"]) for name, value in outputs.items())
-            spread = runner.latency(arrays)
-        except (EgraphOptError, RuntimeError, MemoryError) as problem:
-            print(f"{path.name}: {problem}", file=sys.stderr)
+
+def measure(tasks: Sequence[tuple[Task, float]], folder: Path, seconds: float) -> list[dict[str, Any]]:
+    """Do what was not done yet, as far as the time goes; all results there are."""
+    file = folder / "results.json"
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in json.loads(file.read_text()) if file.exists() else []:
+        rows[row["device"], row["model"], row["way"], row["precision"]] = row
+    deadline = time.monotonic() + seconds
+    worker = Worker()
+    left = 0
+    for task, limit in tasks:
+        key = (task.device, task.model, task.way, task.precision)
+        if key in rows and "problem" not in rows[key]:
             continue
-        wrong = " WRONG" if not error <= TOLERANCE[precision] else ""
-        cells = (f"{spread.median:.4f}", f"{spread.lower:.4f}–{spread.upper:.4f}", f"{program.seconds * 1e3:.4f}")
-        rows.append((path.stem, str(len(works) - kernels), str(kernels), *cells, f"{error:.1e}{wrong}"))
-        results.append(
-            {
-                "program": path.stem,
-                "calls": len(works) - kernels,
-                "kernels": kernels,
-                "milliseconds": [spread.lower, spread.median, spread.upper],
-                "expected": program.seconds * 1e3,
-                "error": error,
-            }
-        )
-    print(table(rows))
-    found = {"device": device.key, "precision": precision, "date": time.strftime("%Y-%m-%d"), "programs": results}
-    (folder / f"results-{precision}.json").write_text(json.dumps(found, indent=1) + "\n")
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            left += 1
+            continue
+        found = worker.ask(task, min(limit, remaining))
+        rows[key] = {**dict(zip(("device", "model", "way", "precision"), key, strict=True)), **found}
+        file.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+        told = found.get("problem") or found.get("milliseconds") or f"{len(found.get('failures', ()))} failures"
+        print(f"{task.model} {task.way} {task.precision}: {told}", file=sys.stderr, flush=True)
+    worker.close()
+    if left:
+        print(f"the time is up; {left} measurements are left for the next run of this command")
+    wanted = {(task.device, task.model, task.way, task.precision) for task, _ in tasks}
+    return [row for key, row in rows.items() if key in wanted]
 
 
-def _error(value: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(value - expected).max(initial=0.0) / max(float(np.abs(expected).max(initial=0.0)), 1e-30))
+def shown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table: milliseconds of every way, a model and precision in each line; ``!`` marks wrong answers."""
+    from egraph_opt.cli.arguments import table
+
+    ways = [
+        way for way in ("ours", "library", "eager", "graph", "xla", "compile") if any(r["way"] == way for r in rows)
+    ]
+    lines = [("model", "precision", *ways, "kernels", "best peer / ours", "error")]
+    cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["way"] in ways:
+            cells.setdefault((row["precision"], row["model"]), {})[row["way"]] = row
+    for (precision, model), found in sorted(cells.items(), key=lambda item: PRECISIONS.index(item[0][0])):
+        peers = [
+            found[way]["milliseconds"][1]
+            for way in ("eager", "graph", "xla", "compile")
+            if way in found and _right(found[way], precision)
+        ]
+        ours = found.get("ours", {})
+        ratio = f"{min(peers) / ours['milliseconds'][1]:.2f}" if peers and _right(ours, precision) else "-"
+        times = [_cell(found.get(way), precision) for way in ways]
+        error = f"{ours['error']:.0e}" if "error" in ours else "-"
+        lines.append((model, precision, *times, str(ours.get("kernels", "-")), ratio, error))
+    return str(table(lines))
+
+
+def _right(row: Mapping[str, Any], precision: str) -> bool:
+    return "milliseconds" in row and row["error"] <= TOLERANCE[precision]
+
+
+def _cell(row: Mapping[str, Any] | None, precision: str) -> str:
+    if row is None:
+        return "-"
+    if "milliseconds" not in row:
+        return "failed"
+    return f"{row['milliseconds'][1]:.4f}{'' if _right(row, precision) else ' !'}"
+
+
+# ---- what comes with the package ------------------------------------------------------------------------------------
+
+
+def ship(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path | None:
+    """The measurements behind the chosen programs as a small database, to lie in ``extract/profiles``."""
+    source, steps = database(folder, "float32"), lookup_steps([row for row in rows if row["precision"] == "float32"])
+    keys = {row["key"] for row in rows if row["precision"] == "float32" and "key" in row}
+    if not steps or not source.exists() or keys != keys & set(devices(source)):
+        return None
+    target = folder / f"{ARCHITECTURE}-shipped.db"
+    target.unlink(missing_ok=True)
+    for key in sorted(keys):
+        measured = Profile(source, key, MODE)
+        kept = Profile(target, key, MODE)
+        for step in sorted(steps):
+            right = sorted((w for w in measured.implementations(step) if w.samples), key=lambda way: way.seconds)
+            # The fastest, and the fastest without generated kernels.
+            library = [way for way in right if way.implementation == "library"]
+            kept.add({way.implementation: way for way in (*right[:1], *library[:1])}.values())
+    with closing(sqlite3.connect(target)) as connection:
+        connection.execute("pragma journal_mode=delete")
+        connection.execute("vacuum")
+    print(f"{target}: {target.stat().st_size >> 10} KiB, for extract/profiles")
+    return target
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from published microbenchmarks, not measurements of ours.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from egraph_opt.errors import UsageError
 from egraph_opt.extract.roofline import Device
@@ -31,6 +32,15 @@ def _hopper(bandwidth: float) -> Device:
 GPUS: Mapping[str, Device] = {"h200": _hopper(4.8e12), "h100": _hopper(3.35e12)}
 # The GPU that stands for each architecture while nothing was measured.
 TYPICAL: Mapping[str, str] = {"sm_90": "h200"}
+
+
+# Where measured profile databases lie that come with the package; what they hold is named by device and versions.
+PROFILES = Path(__file__).parent / "profiles"
+
+
+def shipped() -> list[Path]:
+    """The profile databases that come with the package."""
+    return sorted(PROFILES.glob("*.db"))
 
 
 def architecture_of(target: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +20,8 @@ from tvm import tirx
 from tvm.target import Target
 from tvm.tirx.build import codegen_build, split_host_device_mods
 
-from egraph_opt.backends.cuda_lower import CudaSchedule, Launch, cuda_module
+from egraph_opt.backends.cuda_lower import Launch, cuda_module
+from egraph_opt.backends.cuda_schedule import CudaSchedule
 from egraph_opt.errors import BackendMissing, EgraphOptError
 from egraph_opt.gpu.files import Module, Resources
 from egraph_opt.ir import extensions
@@ -26,7 +29,7 @@ from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.terms import Source, Tensor, show
 
 # Bumped whenever the code written for a body changes, so that profiles of old code are not used.
-CODE_VERSION = 1
+CODE_VERSION = 2
 # Compiled together by one run of nvcc, most of whose time is its start.
 BATCH = 16
 # What the code of a kernel begins with, after the preamble.
@@ -91,7 +94,8 @@ def _named(code: str, kernel: CudaKernel, functions: Any) -> str:
 
     def reordered(match: re.Match[str]) -> str:
         # What is not read has no parameter.
-        parameters = ", ".join(f"float* __restrict__ {name}" for name in wanted)
+        kinds = [*["const float*"] * len(kernel.inputs), "float*"]
+        parameters = ", ".join(f"{kind} __restrict__ {name}" for kind, name in zip(kinds, wanted, strict=True))
         return f"{match[1]}({parameters}){match[3]}"
 
     return signature.sub(reordered, code).replace(device_name, kernel.name)
@@ -102,15 +106,33 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
-def modules(sources: Sequence[CudaSource], architecture: str, *, nvcc: str | None = None) -> list[Module]:
+def modules(
+    sources: Sequence[CudaSource], architecture: str, *, nvcc: str | None = None
+) -> tuple[list[Module], dict[str, str]]:
     """Machine code of kernels, BATCH in each module, in order; optimized, without fast approximations of functions.
 
-    Raises BackendMissing without nvcc, EgraphOptError where it refuses the code.
+    Also why kernels have none that nvcc refuses, by name. Raises BackendMissing without nvcc.
     """
     compiler = nvcc or find_nvcc()
     if compiler is None:
         raise BackendMissing("no nvcc: the CUDA toolkit is needed to compile kernels for a GPU")
-    return [_module(sources[i : i + BATCH], architecture, compiler) for i in range(0, len(sources), BATCH)]
+    batches = [sources[i : i + BATCH] for i in range(0, len(sources), BATCH)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda batch: _modules(batch, architecture, compiler), batches))
+    made = [module for some, _ in found for module in some]
+    return made, {name: problem for _, refused in found for name, problem in refused.items()}
+
+
+def _modules(sources: Sequence[CudaSource], architecture: str, nvcc: str) -> tuple[list[Module], dict[str, str]]:
+    """One module, or several where nvcc refuses some of the kernels."""
+    try:
+        return [_module(sources, architecture, nvcc)], {}
+    except EgraphOptError as error:
+        if len(sources) == 1:
+            return [], {sources[0].name: str(error)}
+    half = len(sources) // 2
+    left, right = (_modules(some, architecture, nvcc) for some in (sources[:half], sources[half:]))
+    return [*left[0], *right[0]], {**left[1], **right[1]}
 
 
 def joined(sources: Sequence[CudaSource]) -> str:

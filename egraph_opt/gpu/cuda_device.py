@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from egraph_opt.errors import BackendMissing, EgraphOptError
 from egraph_opt.gpu import torch_library
-from egraph_opt.gpu.files import Module, Work
+from egraph_opt.gpu.device import called
+from egraph_opt.gpu.files import LibraryCall, Module, Work
 from egraph_opt.ir.expr import Extents
 
 # Runs before a capture, as torch asks for: libraries choose and allocate what they need.
 WARM_RUNS = 3
+# What the widest loads of kernels are aligned to.
+VECTOR_BYTES = 16
 
 
 class CudaDevice:
@@ -42,7 +46,7 @@ class CudaDevice:
             f"{architecture}; {torch.cuda.get_device_name()}; torch {torch.__version__}; CUDA {torch.version.cuda};"
             f" {precision}"
         )
-        torch.zeros(1, device="cuda")  # makes the context that the driver's calls need
+        self._one = torch.ones(1, device="cuda")  # makes the context that the driver's calls need
         self._driver = _Driver()
         self._modules: list[ctypes.c_void_p] = []
         self._functions: dict[tuple[int, str], ctypes.c_void_p] = {}
@@ -61,20 +65,44 @@ class CudaDevice:
     def reshape(self, array: Any, extents: Extents) -> Any:
         return array.reshape(extents)
 
-    def work(self, work: Work, arguments: Sequence[Any]) -> Any:
+    def arena(self, size: int) -> Any:
+        return self._torch.empty(size, dtype=self._torch.uint8, device="cuda")
+
+    def part(self, arena: Any, offset: int, extents: Extents) -> Any:
+        return arena[offset : offset + 4 * prod(extents)].view(self._torch.float32).reshape(extents)
+
+    def fills(self, work: Work) -> bool:
+        return work.is_kernel or torch_library.fills(work.calls[-1].operator, work.calls[-1].attributes)
+
+    def work(self, work: Work, arguments: Sequence[Any], into: Any = None) -> Any:
         if not work.is_kernel:
             try:
-                return torch_library.call(work.operator, work.attributes, arguments).contiguous()
+                return self._called(work, arguments, into)
             except RuntimeError as error:
                 raise EgraphOptError(f"torch cannot do {work.signature}: {error}") from error
         key = work.module, work.kernel
         if key not in self._functions:
             self._functions[key] = self._driver.function(self._modules[work.module], work.kernel)
-        result = self._torch.empty(work.result, device="cuda")
+        result = self._torch.empty(work.result, device="cuda") if into is None else into.reshape(work.result)
         pointers = [array.data_ptr() for array in (*arguments, result)]
         stream = self._torch.cuda.current_stream().cuda_stream
         self._driver.launch(self._functions[key], work.blocks, work.threads, pointers, stream)
         return result
+
+    def _called(self, work: Work, arguments: Sequence[Any], into: Any) -> Any:
+        last = work.calls[-1]
+
+        def call(each: LibraryCall, values: Sequence[Any]) -> Any:
+            if each is last and into is not None:
+                return torch_library.call_into(each.operator, each.attributes, values, into.reshape(each.extents))
+            return torch_library.call(each.operator, each.attributes, values, each.extents, like=self._one)
+
+        result = called(work, arguments, call).contiguous()
+        taken = {array.untyped_storage().data_ptr() for array in arguments}
+        placed = into is not None and result.data_ptr() == into.data_ptr()
+        shared = not placed and result.untyped_storage().data_ptr() in taken
+        # Kernels load whole vectors, which a part of a larger tensor may begin within.
+        return result.clone() if shared or result.data_ptr() % VECTOR_BYTES else result
 
     def captured(self, run: Callable[[], None]) -> Callable[[], None]:
         """The run as one CUDA graph."""

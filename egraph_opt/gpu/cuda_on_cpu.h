@@ -35,6 +35,18 @@ static void begin() {
 }
 static inline float __int_as_float(int bits) { float value; std::memcpy(&value, &bits, sizeof value); return value; }
 
+// Threads of a warp run in step, so all of them hand over a value before any takes one.
+static std::vector<float> handed;
+static inline float __shfl_xor_sync(unsigned, float value, int distance) {
+    handed[threadIdx.x] = value;
+    __syncthreads();
+    const float found = handed[threadIdx.x ^ distance];
+    __syncthreads();
+    return found;
+}
+
+struct float4 { float x, y, z, w; };
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 static void launch(const std::function<void()> &kernel, int blocks, int threads, bool waits) {
     if (!waits) {
@@ -46,6 +58,7 @@ static void launch(const std::function<void()> &kernel, int blocks, int threads,
     std::vector<char> stacks(size * threads);
     kernel_of_all = &kernel;
     contexts.resize(threads);
+    handed.resize(threads);
     for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
         finished.assign(threads, false);
         for (int number = 0; number < threads; ++number) {
@@ -55,10 +68,13 @@ static void launch(const std::function<void()> &kernel, int blocks, int threads,
             contexts[number].uc_link = &scheduler;
             makecontext(&contexts[number], begin, 0);
         }
-        while (!finished[0])  // all threads meet the same barriers, so all end in the same turn
+        // A warp may end before the others; within one all threads meet the same barriers.
+        for (int left = threads; left > 0;)
             for (int number = 0; number < threads; ++number) {
+                if (finished[number]) continue;
                 threadIdx.x = number;
                 swapcontext(&scheduler, &contexts[number]);
+                left -= finished[number];
             }
     }
 }

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from egraph_opt.gpu.files import Module, Work
+from egraph_opt.gpu.files import LibraryCall, Module, Work
 from egraph_opt.ir.expr import Extents
 
 
@@ -35,8 +35,23 @@ class Device(Protocol):
         """The same memory under other extents."""
         ...
 
-    def work(self, work: Work, arguments: Sequence[Any]) -> Any:
-        """The result of one step, a new array. Raises EgraphOptError where it fails."""
+    def arena(self, size: int) -> Any:
+        """So many bytes of the device's memory."""
+        ...
+
+    def part(self, arena: Any, offset: int, extents: Extents) -> Any:
+        """A float32 array in an arena, from a byte on."""
+        ...
+
+    def fills(self, work: Work) -> bool:
+        """Whether the work can write its result where it is told to."""
+        ...
+
+    def work(self, work: Work, arguments: Sequence[Any], into: Any = None) -> Any:
+        """The result of one step: a new array, or ``into`` where it ``fills``. Raises EgraphOptError where it fails.
+
+        It shares no memory with the arguments.
+        """
         ...
 
     def captured(self, run: Callable[[], None]) -> Callable[[], None]:
@@ -46,3 +61,11 @@ class Device(Protocol):
     def seconds(self, run: Callable[[], None], repeats: int) -> float:
         """How long the device takes for ``run``, on average over ``repeats`` in a row."""
         ...
+
+
+def called(work: Work, arguments: Sequence[Any], call: Callable[[LibraryCall, Sequence[Any]], Any]) -> Any:
+    """The result of a work's library calls, done one after the other by ``call``."""
+    buffers = {f"in{i}": value for i, value in enumerate(arguments)}
+    for each in work.calls:
+        buffers[each.buffer] = call(each, [buffers[name] for name in each.arguments])
+    return buffers[work.calls[-1].buffer]

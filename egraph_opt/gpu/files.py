@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +18,15 @@ import numpy as np
 
 from egraph_opt.errors import InputRejected
 from egraph_opt.ir.expr import Extents
+from egraph_opt.ir.memory import Fill, MemoryPlan, lifetimes, plan_buffers
 from egraph_opt.runtime.artifacts import Publication
 from egraph_opt.runtime.records import from_plain, to_plain
 
-SCHEMA = 1
+SCHEMA = 2
 LIBRARY, KERNEL = "library", "kernel "
 # The mode of profiles of CUDA kernels.
 MODE = "cuda"
+FLOAT_BYTES = 4
 # Bytes of one member; members are read one by one.
 LARGEST_MEMBER = 1 << 33
 LARGEST_TEXT = 1 << 28
@@ -33,20 +36,31 @@ Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
-class Work:
-    """One way to do one step: a library call (``operator``, ``attributes``) or a kernel.
+class LibraryCall:
+    """Fill ``buffer`` from the buffers ``arguments`` by a library operator, or one of gpu.moves."""
 
-    ``signature`` names the step and ``implementation`` the way, as in a profile database. A kernel is the function
-    ``kernel`` of machine code number ``module``, launched with ``blocks`` of ``threads``; ``body`` says what it
-    computes (see ir.plain). ``estimate`` is the static cost in seconds.
+    buffer: str
+    operator: str
+    attributes: str
+    arguments: tuple[str, ...]
+    extents: Extents
+
+
+@dataclass(frozen=True)
+class Work:
+    """One way to do one step: library calls, one after the other, or a kernel.
+
+    ``signature`` names the step and ``implementation`` the way, as in a profile database. The arguments are buffers
+    ``in0``, ``in1`` … of ``calls``, and the last call fills the result. A kernel is the function ``kernel`` of machine
+    code number ``module``, launched with ``blocks`` of ``threads``. ``body`` says what a kernel step computes (see
+    ir.plain). ``estimate`` is the static cost in seconds.
     """
 
     signature: str
     implementation: str
     arguments: tuple[Extents, ...]
     result: Extents
-    operator: str = ""
-    attributes: str = ""
+    calls: tuple[LibraryCall, ...] = ()
     kernel: str = ""
     module: int = -1
     blocks: int = 0
@@ -79,8 +93,50 @@ class Module:
 
 
 @dataclass(frozen=True)
+class SketchStep:
+    """Fill ``buffer`` from the buffers ``arguments`` in some way; without signature by the first one's memory,
+    reshaped.
+    """
+
+    buffer: str
+    arguments: tuple[str, ...]
+    extents: Extents
+    signature: str = ""
+
+
+@dataclass(frozen=True)
+class Folding:
+    """``buffer`` is computed ahead of time: by ``body`` (see ir.plain), by an operator, or it is the first argument
+    reshaped.
+    """
+
+    buffer: str
+    arguments: tuple[str, ...]
+    extents: Extents
+    body: str = ""
+    operator: str = ""
+    attributes: str = ""
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """One way to compute a part of a model; ``outputs`` gives the buffer that holds each tensor the part is for.
+
+    What no step and no folding fills are tensors of other parts, inputs and weights of the model.
+    """
+
+    steps: tuple[SketchStep, ...]
+    outputs: dict[str, str]
+    foldings: tuple[Folding, ...] = ()
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """All ways to do the steps that plans of a model may have."""
+    """All ways to do the steps that plans of a model may have.
+
+    ``parts`` are those of the model, each after those it reads, with the plans that promise most; ``constants`` are the
+    tensors they need that the model has no weights for.
+    """
 
     model: str
     architecture: str
@@ -88,18 +144,22 @@ class Bundle:
     modules: tuple[Module, ...]
     versions: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, Extents] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    parts: tuple[tuple[Sketch, ...], ...] = ()
+    constants: Mapping[str, Array] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write the file, in one step."""
-        _write(path, "bundle.json", _head(_Bundle, self), self.modules, {})
+        _write(path, "bundle.json", _head(_Bundle, self), self.modules, self.constants)
 
     @classmethod
     def read(cls, path: Path) -> Bundle:
         """Read a file. Raises InputRejected, naming what is wrong."""
-        head, modules, _ = _read(path, "bundle.json", _Bundle)
+        head, modules, constants = _read(path, "bundle.json", _Bundle)
         for work in head.works:
             _check(work, modules, path)
-        return cls(**vars(head), modules=modules)
+        return cls(**vars(head), modules=modules, constants=constants)
 
 
 @dataclass(frozen=True)
@@ -128,6 +188,21 @@ class Program:
     modules: tuple[Module, ...]
     device: str = ""
     seconds: float = 0.0
+
+    def memory(self, chosen: Callable[[Work], bool] = lambda _: True) -> MemoryPlan:
+        """Places in one arena for what the steps fill by ``chosen`` works; inputs and weights lie elsewhere."""
+        fills = [
+            Fill(
+                step.buffer,
+                FLOAT_BYTES * prod(step.extents),
+                step.arguments,
+                alias=step.arguments[0] if step.work is None else "",
+            )
+            for step in self.steps
+        ]
+        left_out = {step.buffer for step in self.steps if step.work is not None and not chosen(step.work)}
+        found = lifetimes(fills, self.outputs.values())
+        return plan_buffers([item for item in found if item.buffer not in left_out])
 
     def write(self, path: Path) -> None:
         """Write the file, in one step."""
@@ -158,6 +233,9 @@ class _Bundle:
     works: tuple[Work, ...]
     versions: dict[str, str]
     dropped: dict[str, str]
+    inputs: dict[str, Extents]
+    outputs: tuple[str, ...]
+    parts: tuple[tuple[Sketch, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -179,7 +257,12 @@ def _head(record: type[Record], whole: Bundle | Program) -> Record:
 def _check(work: Work, modules: Sequence[Module], path: Path) -> None:
     sane = all(n >= 0 for extents in (*work.arguments, work.result) for n in extents)
     code = not work.is_kernel or (0 <= work.module < len(modules) and work.blocks > 0 and 0 < work.threads <= 1024)
-    if not (sane and code):
+    known = {f"in{i}" for i in range(len(work.arguments))}
+    for call in work.calls:
+        sane &= known.issuperset(call.arguments) and all(n >= 0 for n in call.extents)
+        known.add(call.buffer)
+    whole = work.is_kernel or bool(work.calls and work.calls[-1].extents == work.result)
+    if not (sane and code and whole):
         raise InputRejected(f"{path}: step {work.signature!r} is broken")
 
 

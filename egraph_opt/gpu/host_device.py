@@ -10,14 +10,16 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib import resources
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from egraph_opt.errors import BackendMissing, EgraphOptError
-from egraph_opt.gpu.files import Module, Work
-from egraph_opt.ir import library
+from egraph_opt.gpu.device import called
+from egraph_opt.gpu.files import LibraryCall, Module, Work
+from egraph_opt.ir import library, moves
 from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.interpreter import FloatArithmetic
 
@@ -43,18 +45,27 @@ class HostDevice:
         return np.array(value, dtype=np.float32, order="C")
 
     def download(self, array: Any) -> np.ndarray:
-        return np.asarray(array)
+        return np.array(array)
 
     def reshape(self, array: Any, extents: Extents) -> Any:
         return array.reshape(extents)
 
-    def work(self, work: Work, arguments: Sequence[Any]) -> Any:
+    def arena(self, size: int) -> Any:
+        # A multiple of the width of the widest loads.
+        return np.full(-(-size // 16) * 4, np.nan, np.float32)
+
+    def part(self, arena: Any, offset: int, extents: Extents) -> Any:
+        return arena[offset // 4 : offset // 4 + prod(extents)].reshape(extents)
+
+    def fills(self, work: Work) -> bool:
+        return True
+
+    def work(self, work: Work, arguments: Sequence[Any], into: Any = None) -> Any:
+        result = np.full(work.result, np.nan, np.float32) if into is None else into.reshape(work.result)
         if not work.is_kernel:
-            attributes, arithmetic = library.parse_attributes(work.attributes), FloatArithmetic(np.float32)
             with np.errstate(all="ignore"):
-                found = library.evaluate(work.operator, attributes, arguments, work.result, arithmetic)
-            return np.array(found, dtype=np.float32, order="C")
-        result = np.full(work.result, np.nan, np.float32)
+                result[...] = called(work, arguments, _call)
+            return result
         launch = getattr(self._library(work.module), f"launch_{work.kernel}")
         pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (*arguments, result)]
         launch((ctypes.c_void_p * len(pointers))(*pointers), work.blocks, work.threads)
@@ -89,6 +100,13 @@ class HostDevice:
         return ctypes.CDLL(str(folder / f"{name}.so"))
 
 
+def _call(call: LibraryCall, arguments: Sequence[Any]) -> Any:
+    attributes, arithmetic = library.parse_attributes(call.attributes), FloatArithmetic(np.float32)
+    if call.operator in moves.MOVES:
+        return moves.evaluate(call.operator, attributes, arguments, call.extents).astype(np.float32)
+    return library.evaluate(call.operator, attributes, arguments, call.extents, arithmetic)
+
+
 def _launchers(kernels: str) -> list[str]:
     """A function for each kernel that runs all its threads."""
     found = []
@@ -96,7 +114,7 @@ def _launchers(kernels: str) -> list[str]:
     for match, end in zip(_SIGNATURE.finditer(kernels), ends[1:], strict=True):
         name, count = match[1], match[2].count("*")
         arguments = ", ".join(f"(float *)p[{i}]" for i in range(count))
-        waits = "true" if "__syncthreads" in kernels[match.start() : end] else "false"
+        waits = "true" if re.search("__syncthreads|__shfl_xor_sync", kernels[match.start() : end]) else "false"
         found.append(
             f'extern "C" void launch_{name}(void **p, int blocks, int threads) {{'
             f" launch([=] {{ {name}({arguments}); }}, blocks, threads, {waits}); }}"

@@ -1,9 +1,13 @@
-"""Measures the steps of a bundle on a device: every kernel is held against float64 before it is timed."""
+"""Measures the steps of a bundle on a device: kernels are held against float64 before they are timed."""
 
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 
 import numpy as np
@@ -14,14 +18,17 @@ from egraph_opt.gpu.device import Device
 from egraph_opt.gpu.files import Bundle, Work
 from egraph_opt.ir import plain
 from egraph_opt.ir.interpreter import evaluate
+from egraph_opt.ir.terms import Reduce, Tensor, children
 from egraph_opt.runtime.progress import Progress, ProgressCallback, silent
 
 # Rounds of samples, runs in a row of one captured graph of one step, and the seconds after which a sample is enough.
 ROUNDS, REPEATS, SAMPLE_SECONDS = 7, 20, 0.02
-# How far a kernel may be from float64, as a share of the largest magnitude, by the root of the terms it sums.
+# How far a result may be from float64, as a share of the largest magnitude, by the root of the terms it sums.
 TOLERANCE = 2e-6
 # Kernels are held against float64 while what is to be computed for it is at most this many elements.
 CHECKED_ELEMENTS = 1 << 27
+# Steps whose results are computed in float64 ahead of the one that is measured, each in a thread of its own.
+AHEAD = 8
 
 
 def measure(
@@ -34,14 +41,56 @@ def measure(
     device.load(bundle.modules)
     todo = [work for work in bundle.works if not profile.knows(work.signature, work.implementation)]
     failures: list[str] = []
-    for number, work in enumerate(todo):
-        progress(Progress("profile", work.signature, number, len(todo)))
-        measurement = _measured(work, device, seed)
-        if measurement.error:
-            failures.append(f"{work.signature} ({work.implementation}): {measurement.error}")
-        profile.add([measurement])
+    number = 0
+    for same, trial in _ahead([list(same) for _, same in groupby(todo, lambda work: work.signature)], seed):
+        for work in same:
+            progress(Progress("profile", work.signature, number, len(todo)))
+            measurement = _measured(work, trial, device)
+            if measurement.error:
+                failures.append(f"{work.signature} ({work.implementation}): {measurement.error}")
+            profile.add([measurement])
+            number += 1
     progress(Progress("profile", "", len(todo), len(todo)))
     return failures
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Inputs of a step, and what it makes of them in float64, or in words why that is not known."""
+
+    inputs: list[np.ndarray]
+    exact: np.ndarray | None
+    problem: str = ""
+
+
+def _ahead(groups: Sequence[list[Work]], seed: int) -> Iterator[tuple[list[Work], _Trial]]:
+    """The ways of every step with a trial; the next trials are computed while the device is busy."""
+    waiting: deque[tuple[list[Work], Future[_Trial]]] = deque()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        for same in groups:
+            waiting.append((same, pool.submit(_trial, same[0], seed)))
+            if len(waiting) > AHEAD:
+                found, trial = waiting.popleft()
+                yield found, trial.result()
+        while waiting:
+            found, trial = waiting.popleft()
+            yield found, trial.result()
+
+
+def _trial(work: Work, seed: int) -> _Trial:
+    generator = np.random.default_rng(seed)
+    inputs = [generator.standard_normal(extents, dtype=np.float32) for extents in work.arguments]
+    if not work.body:
+        return _Trial(inputs, None)
+    if prod(work.result) > CHECKED_ELEMENTS:
+        return _Trial(inputs, None, f"its {prod(work.result)} elements are too many to be checked")
+    try:
+        with np.errstate(all="ignore"):
+            body = plain.from_json(work.body)
+            exact = evaluate(body, {f"in{i}": value.astype(np.float64) for i, value in enumerate(inputs)})
+        return _Trial(inputs, exact)
+    except (EgraphOptError, MemoryError) as error:
+        return _Trial(inputs, None, one_line(f"it cannot be checked: {error}"))
 
 
 def estimate(bundle: Bundle, profile: Profile) -> None:
@@ -53,15 +102,12 @@ def estimate(bundle: Bundle, profile: Profile) -> None:
     )
 
 
-def _measured(work: Work, device: Device, seed: int) -> Measurement:
+def _measured(work: Work, trial: _Trial, device: Device) -> Measurement:
     try:
-        generator = np.random.default_rng(seed)
-        inputs = [generator.standard_normal(extents, dtype=np.float32) for extents in work.arguments]
-        arrays = [device.upload(value) for value in inputs]
-        if work.is_kernel:
-            problem = _problem(work, inputs, device.download(device.work(work, arrays)))
-            if problem:
-                return Measurement(work.signature, work.implementation, (), problem)
+        arrays = [device.upload(value) for value in trial.inputs]
+        problem = trial.problem or _problem(work, trial.exact, device.download(device.work(work, arrays)))
+        if problem:
+            return Measurement(work.signature, work.implementation, (), problem)
 
         def run() -> None:
             device.work(work, arrays)
@@ -71,20 +117,23 @@ def _measured(work: Work, device: Device, seed: int) -> Measurement:
         return Measurement(work.signature, work.implementation, (), one_line(str(error)) or type(error).__name__)
 
 
-def _problem(work: Work, inputs: Sequence[np.ndarray], found: np.ndarray) -> str:
-    """In words how a kernel's result differs from what its body means; empty where it does not."""
-    body = plain.from_json(work.body)
-    if prod(work.result) > CHECKED_ELEMENTS:
-        return f"its {prod(work.result)} elements are too many to be checked"
-    with np.errstate(all="ignore"):
-        exact = evaluate(body, {f"in{i}": value.astype(np.float64) for i, value in enumerate(inputs)})
+def _problem(work: Work, exact: np.ndarray | None, found: np.ndarray) -> str:
+    """In words how a result differs from what the step's body means; empty where it does not, or where it has none."""
+    if exact is None:
+        return ""
     scale = float(np.abs(exact[np.isfinite(exact)]).max(initial=0.0))
-    summed = max(1.0, sum(value.size for value in inputs) / max(1, found.size))
-    same = np.isclose(found, exact, rtol=0.0, atol=TOLERANCE * max(scale, 1e-30) * summed**0.5, equal_nan=True)
+    allowed = TOLERANCE * max(scale, 1e-30) * _summed(plain.from_json(work.body)) ** 0.5
+    same = np.isclose(found, exact, rtol=0.0, atol=allowed, equal_nan=True)
     if same.all():
         return ""
     at = tuple(int(i) for i in np.argwhere(~same)[0])
     return f"wrong at {list(at)}: {found[at]} instead of {exact[at]}"
+
+
+def _summed(term: Tensor) -> float:
+    """The most products that one element is a sum of."""
+    inside = max((_summed(child) for child in children(term) if isinstance(child, Tensor)), default=1.0)
+    return inside * prod(term.tensor.extents) / prod(term.extents) if isinstance(term, Reduce) else inside
 
 
 def _samples(run: Callable[[], None], device: Device) -> Iterator[float]:

@@ -19,6 +19,9 @@ WARM_RUNS, ROUND_SECONDS, MOST_REPEATS = 5, 0.05, 1000
 class Runner:
     """A program on a device, its weights uploaded, ready to run.
 
+    ``memory`` says where in one arena the buffers lie that steps can write to; the device's libraries allocate the
+    others themselves.
+
     Raises EgraphOptError for a program whose kernels the device cannot load.
     """
 
@@ -26,6 +29,13 @@ class Runner:
         self.program = program
         self.device = device
         device.load(program.modules)
+        self.memory = program.memory(device.fills)
+        arena = device.arena(self.memory.peak)
+        self._places = {
+            step.buffer: device.part(arena, self.memory.offsets[step.buffer], step.extents)
+            for step in program.steps
+            if step.buffer in self.memory.offsets
+        }
         self._weights = {name: device.upload(value) for name, value in program.constants.items()}
         last: dict[str, int] = {}
         for number, step in enumerate(program.steps):
@@ -72,7 +82,8 @@ class Runner:
             if step.work is None:
                 buffers[step.buffer] = self.device.reshape(arguments[0], step.extents)
             else:
-                buffers[step.buffer] = self.device.reshape(self.device.work(step.work, arguments), step.extents)
+                result = self.device.work(step.work, arguments, self._places.get(step.buffer))
+                buffers[step.buffer] = self.device.reshape(result, step.extents)
             for name in freed:
                 del buffers[name]
         return buffers

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any, cast
 
 from egraph_opt.errors import EgraphOptError
-from egraph_opt.ir import library, scalar
+from egraph_opt.gpu import torch_moves
+from egraph_opt.ir import library, moves, scalar
+from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.formulas import evaluated
 
 Tensor = Any
@@ -37,9 +40,18 @@ FUNCTIONS = frozenset(
 )
 
 
-def call(operator: str, attributes: str, arguments: Sequence[Tensor]) -> Tensor:
-    """The value of a library call. Raises EgraphOptError for an operator that torch has no counterpart of."""
+def call(
+    operator: str, attributes: str, arguments: Sequence[Tensor], extents: Extents = (), like: Tensor | None = None
+) -> Tensor:
+    """The value of a library call, or of one of ir.moves, whose result has ``extents``; a Fill is on ``like``'s device.
+
+    It may share memory with its arguments. Raises EgraphOptError for an operator that torch has no counterpart of.
+    """
     given = library.parse_attributes(attributes)
+    if operator == moves.FILL:
+        return _fill(float(given["value"]), extents, like)
+    if operator in moves.MOVES:
+        return torch_moves.move(operator, attributes, arguments[0], extents)
     if library.POINTWISE_ATTRIBUTE in given:
         result = apply(given[library.POINTWISE_ATTRIBUTE], arguments)
     elif operator in _OPERATORS:
@@ -52,9 +64,27 @@ def call(operator: str, attributes: str, arguments: Sequence[Tensor]) -> Tensor:
     return result
 
 
+def fills(operator: str, attributes: str) -> bool:
+    """Whether :func:`call_into` can do it."""
+    return operator in _INTO and not library.parse_attributes(attributes).get(library.EPILOGUE_ATTRIBUTE)
+
+
+def call_into(operator: str, attributes: str, arguments: Sequence[Tensor], into: Tensor) -> Tensor:
+    """A library call that writes its result to a tensor which is there, returned."""
+    _INTO[operator](into, *arguments, **library.lookup(operator).typed(library.parse_attributes(attributes)))
+    return into
+
+
+def implementation(operator: str) -> Callable[..., Tensor]:
+    """What computes an operator that torch has: a function of its inputs, with its attributes by name."""
+    return _OPERATORS[operator]
+
+
 def supports(operator: str, attributes: str) -> bool:
     """Whether :func:`call` can do it."""
     given = library.parse_attributes(attributes)
+    if operator in moves.MOVES:
+        return True
     functions = [f for f in given.get(library.EPILOGUE_ATTRIBUTE, "").split("|") if f]
     functions += [given[library.POINTWISE_ATTRIBUTE]] if library.POINTWISE_ATTRIBUTE in given else []
     return all(map(_has_function, functions)) and (library.POINTWISE_ATTRIBUTE in given or operator in _OPERATORS)
@@ -75,6 +105,14 @@ def apply(function: str, arguments: Sequence[Tensor]) -> Tensor:
         arguments,
         lambda value: first.new_full((), float(value)),
     )
+
+
+@lru_cache(maxsize=1024)
+def _fill(value: float, extents: Extents, like: Tensor | None) -> Tensor:
+    """A constant tensor, made once: inside a CUDA graph that would be a kernel of its own."""
+    import torch
+
+    return torch.full(extents, value, device=None if like is None else like.device)
 
 
 def _has_function(function: str) -> bool:
@@ -287,6 +325,36 @@ def _gemm(
     return torch.addmm(c, left, right) if c.dim() <= 2 else left @ right + c
 
 
+def _gemm_into(
+    into: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *,
+    transA: int = 0,  # noqa: N803 - as ONNX calls them
+    transB: int = 0,  # noqa: N803
+) -> None:
+    import torch
+
+    left, right = a.t() if transA else a, b.t() if transB else b
+    if c is None:
+        torch.matmul(left, right, out=into)
+    else:
+        torch.addmm(c, left, right, out=into)
+
+
+def _matmul_into(into: Tensor, a: Tensor, b: Tensor) -> None:
+    import torch
+
+    torch.matmul(a, b, out=into)
+
+
+def _concat_into(into: Tensor, *parts: Tensor, axis: int) -> None:
+    import torch
+
+    torch.cat(parts, dim=axis, out=into)
+
+
 def _concat(*parts: Tensor, axis: int) -> Tensor:
     import torch
 
@@ -306,7 +374,7 @@ _OPERATORS: Mapping[str, Callable[..., Tensor]] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Softmax": lambda x, axis=-1: x.softmax(axis),
-    "Transpose": lambda x, perm: x.permute(*perm).contiguous(),
+    "Transpose": lambda x, perm: x.permute(*perm),
     "Concat": _concat,
     "ReduceSum": _axis_wise("sum"),
     "ReduceMax": _axis_wise("amax"),
@@ -319,3 +387,6 @@ _OPERATORS: Mapping[str, Callable[..., Tensor]] = {
     "InstanceNormalization": _instance_normalization,
     "LRN": _lrn,
 }
+
+# Those that can write their result to memory which is there.
+_INTO: Mapping[str, Callable[..., None]] = {"MatMul": _matmul_into, "Gemm": _gemm_into, "Concat": _concat_into}

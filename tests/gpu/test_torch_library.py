@@ -55,6 +55,20 @@ def test_calls(operator: str, attributes: str, shapes: list[tuple[int, ...]]) ->
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("operator", "attributes", "shapes"), CALLS)
+def test_calls_that_write_where_they_are_told(operator: str, attributes: str, shapes: list[tuple[int, ...]]) -> None:
+    random = np.random.default_rng(0)
+    arguments = [torch.from_numpy(random.standard_normal(shape, dtype=np.float32)) for shape in shapes]
+    expected = torch_library.call(operator, attributes, arguments)
+    assert torch_library.fills(operator, attributes) == (
+        operator in {"MatMul", "Gemm", "Concat"} and not attributes.startswith("then")
+    )
+    if torch_library.fills(operator, attributes):
+        into = torch.full(expected.shape, float("nan"))
+        assert torch_library.call_into(operator, attributes, arguments, into) is into
+        np.testing.assert_allclose(into.numpy(), expected.numpy(), rtol=1e-6, atol=1e-6)
+
+
 def test_every_built_in_operator_is_tested() -> None:
     assert {name for name, _, _ in CALLS} >= {operator.name for operator in library.OPERATORS}
 
