@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from egraph_opt.backends.environment import device_key
+from egraph_opt.backends.runtimes import DEFAULT
 from egraph_opt.backends.tvm_build import CODE_VERSION
-from egraph_opt.extract.costs import Costs
-from egraph_opt.extract.profile import MODELS, Profile
+from egraph_opt.extract.costs import Costs, needs_measuring
+from egraph_opt.extract.profile import MODELS, Measurement, Profile
 from egraph_opt.extract.profiler import LOWEST_OPSET, Profiler
 from egraph_opt.extract.search import Search, kernel_steps, planned_kernels, search
-from egraph_opt.ir.program import Step
+from egraph_opt.ir.program import Plan, Step
+from egraph_opt.ir.terms import Reshape
 from egraph_opt.run import BUILDING_SHARE, MEASURING_SHARE, Run
 from egraph_opt.runtime.cache import default_cache_folder
 from egraph_opt.runtime.progress import Progress
-from egraph_opt.runtime.report import Candidates
+from egraph_opt.runtime.report import Candidates, Expectation
+from egraph_opt.runtime.timing import IDLE, UNSTEADY, Spread, significant
+from egraph_opt.tuning import Tuning
 
 # Seconds that measuring may take.
 MEASURING_SECONDS = 150.0
+# Letters of a step's name in a note.
+LONGEST_NAME = 100
 # Rounds of choosing and measuring.
 MEASURING_ROUNDS = 40
 # How often plans are chosen again because a kernel of theirs cannot be built.
 BUILDING_ROUNDS = 12
+# How often kernels are tuned because plans were chosen again.
+TUNING_ROUNDS = 4
 
 
 @dataclass
 class Measurer:
-    """Fills in the plans of searches. Without a ``compiler`` there are no kernels."""
+    """Fills in the plans of searches. Without a ``compiler`` there are no kernels. Steps are timed in ``runtime``."""
 
     run: Run
     compiler: Path | None
     opset: int
+    runtime: str = DEFAULT
     profile: Profile = field(init=False)
     deadline: float = field(init=False)
     _profiler: Profiler = field(init=False)
@@ -46,7 +54,7 @@ class Measurer:
         path = (options.profile_db or default_cache_folder() / "profile.sqlite") if options.measured else None
         portable = "portable" if self.opset >= LOWEST_OPSET else f"portable at {self.opset}"
         mode = portable if self.compiler is None else f"native {CODE_VERSION}"
-        self.profile = Profile(path, device_key(options.threads), mode)
+        self.profile = Profile(path, run.runner.machine(options.threads).key(self.runtime), mode)
         self._known = frozenset(self.profile.measured)
         self.deadline = min(run.deadline(MEASURING_SHARE), time.monotonic() + MEASURING_SECONDS)
         self._profiler = Profiler(
@@ -57,12 +65,15 @@ class Measurer:
             deadline=self.deadline,
             objects=run.objects,
             limits=run.limits(MEASURING_SHARE),
+            runtime=self.runtime,
+            runner=run.runner,
+            compilers=run.compilers,
         )
 
     @property
     def costs(self) -> Costs:
         """What steps cost, as far as it is known by now."""
-        return Costs(self.profile, self._profiler.runnable, objective=self.run.options.objective)
+        return Costs(self.profile, self._profiler.runnable, objective=self.run.options.summed)
 
     def look(self, wanted: Sequence[Search]) -> None:
         """Choose the plans of some searches, and measure until the cheapest ones are all measured."""
@@ -75,8 +86,9 @@ class Measurer:
                 self.profile,
                 timer,
                 possible=self._profiler.runnable,
-                objective=self.run.options.objective,
+                objective=self.run.options.summed,
                 peak=self.run.options.peak_limit,
+                slowest=self.run.options.slowest,
                 deadline=self.deadline,
                 check=self.run.limits(BUILDING_SHARE).check,
             )
@@ -88,10 +100,26 @@ class Measurer:
                 self._measure(kernel_steps([outcome.choice for outcome in found]))
                 again(rounds=0)
                 self._profiler.thorough = False
+        if thorough and (self.run.options.trials or self.run.options.schedules):
+            self._tune(wanted, again)
+        with self.run.phase("profile"):
             for _ in range(BUILDING_ROUNDS):
                 if self._profiler.build(planned_kernels(wanted)) or time.monotonic() > self.deadline:
                     break
-                again(rounds=0)
+                again(rounds=0, deadline=self.deadline)
+
+    def _tune(self, wanted: Sequence[Search], again: Callable[..., None]) -> None:
+        """Tune the kernels of the plans and choose again: faster kernels may make other plans the best."""
+        run, options = self.run, self.run.options
+        tuning = Tuning(self._profiler, options.trials, options.tuning_seconds, run.progress, options.schedules)
+        with run.phase("tune"):
+            for _ in range(TUNING_ROUNDS):
+                found = [outcome for s in wanted for outcome in (s.outcome, s.chained) if outcome is not None]
+                if not tuning.run([outcome.choice for outcome in found]):
+                    break
+                self.deadline = self._profiler.deadline
+                again(rounds=0, deadline=self.deadline)
+        run.notes += tuning.complaints
 
     def conclude(self, searches: Mapping[int, Search]) -> None:
         """Say what was measured, and what went wrong."""
@@ -102,16 +130,55 @@ class Measurer:
         if unbuilt:
             reason, _ = Counter(unbuilt.values()).most_common(1)[0]
             run.notes.append(f"{len(unbuilt)} kernels could not be built and are not used: {reason}")
+        if self._profiler.lost:
+            run.notes.append(f"not all could be measured: {self._profiler.lost}")
         if self.profile.warning:
             run.notes.append(self.profile.warning)
         new = [m for key, found in self.profile.measured.items() if key not in self._known for m in found.values()]
+        run.notes += unsteady(new)
         total = sum(len(found) for s in searches.values() for found in s.problem.alternatives.values())
         failed = sum(1 for m in new if not m.samples)
         from_database = sum(not key.startswith(MODELS) for key in self._known)
-        run.candidates = Candidates(total, len(new), from_database, failed)
+        before = run.candidates
+        run.candidates = Candidates(
+            before.total + total,
+            before.measured + len(new),
+            before.from_database + from_database,
+            before.failed + failed,
+        )
 
     def _measure(self, steps: Sequence[tuple[str, Step]]) -> None:
         def tell(done: int, total: int) -> None:
             self.run.progress(Progress("profile", "steps of the best plan", done, total))
 
         self._profiler.measure(steps, tell)
+
+
+def expectation(plans: Mapping[int, Plan], searches: Mapping[int, Search], costs: Costs) -> Expectation:
+    """What some plans that were found should take, as far as that is known by now, and how good a choice they are."""
+    seconds = bound = 0.0
+    unmeasured = 0
+    for index, plan in plans.items():
+        search = searches[index]
+        found = next(o for o in (search.outcome, search.chained) if o is not None and o.plan is plan)
+        seconds += sum(costs(alternative) for _, alternative in found.choice.steps)
+        bound += search.outcome.bound if search.outcome is not None else 0.0
+        unmeasured += sum(needs_measuring(alternative, costs.profile) for _, alternative in found.choice.steps)
+    offered = [a for search in searches.values() for found in search.problem.alternatives.values() for a in found]
+    measured = {a.text for a in offered if not isinstance(a.step, Reshape) and not needs_measuring(a, costs.profile)}
+    return Expectation(seconds, min(bound, seconds), len(offered), len(measured), unmeasured)
+
+
+def unsteady(measured: Sequence[Measurement]) -> list[str]:
+    """A note where the samples of what was measured vary too much to be trusted on the whole; none otherwise."""
+    spreads = [(Spread.of(m.samples), m) for m in measured if m.samples and not m.signature.startswith(MODELS)]
+    if not sum(s.upper - s.lower for s, _ in spreads) > (UNSTEADY - 1) * sum(s.median for s, _ in spreads):
+        return []
+    count = sum(spread.unsteady for spread, _ in spreads)
+    worst, step = max(spreads, key=lambda item: item[0].upper - item[0].lower)
+    name = f"{step.signature} ({step.implementation.strip()})"
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return [
+        f"{count} of {len(spreads)} measurements are unsteady, most of all {name}:"
+        f" its quartiles are {significant(worst.lower)} and {significant(worst.upper)} ms; {IDLE}"
+    ]

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from egraph_opt.backends.model_timer import Expected, TimedModel, time_each
+from egraph_opt.backends.timing_worker import drawn
 from egraph_opt.backends.tvm_math import can_apply
 from egraph_opt.backends.tvm_own import OwnKernel, own_kernel
 from egraph_opt.errors import EgraphOptError
+from egraph_opt.extract.trials import expected
 from egraph_opt.frontends.onnx_standalone import standalone
 from egraph_opt.ir import extensions, library
 from egraph_opt.ir.interpreter import FloatArithmetic
@@ -55,22 +57,20 @@ def trial(call: Call, kernel: OwnKernel, opset: int) -> tuple[bytes, Expected]:
     """
     sources = tuple(Source(f"a{i}", a.extents) for i, a in enumerate(call.arguments))
     step = Step("y", Call(call.operator, call.attributes, sources, call.extents))
-    draw = np.random.default_rng(0)
-    values = [draw.standard_normal(a.extents, dtype=np.float32) for a in call.arguments]
     attributes = library.parse_attributes(call.attributes)
-    exact = [value.astype(np.float64) for value in values]
+    exact = [value.astype(np.float64) for value in drawn([a.extents for a in call.arguments])]
     meant = library.evaluate(call.operator, attributes, exact, call.extents, FloatArithmetic())
     if meant.shape != call.extents:
         raise EgraphOptError(f"numpy of {call.operator} gives {list(meant.shape)}, its shape {list(call.extents)}")
     model = standalone([step], {"y": kernel.name}, opset=opset)
-    return model, Expected({f"x{i}": value for i, value in enumerate(values)}, meant.astype(np.float32))
+    return model, expected(np.arange(meant.size), meant.reshape(-1))
 
 
 def refuse_wrong(call: Call, library_file: Path, opset: int, threads: int | None = None) -> None:
     """Run the user's kernel for a call in a process of its own; EgraphOptError where it is not what its operator is."""
-    model, expected = trial(call, kernel_of_call(call), opset)
+    model, meant = trial(call, kernel_of_call(call), opset)
     ((_, problem),) = time_each(
-        [TimedModel(model, library_file, expected)], rounds=1, turn_seconds=0, warm_seconds=0, threads=threads
+        [TimedModel(model, library_file, meant)], rounds=1, turn_seconds=0, warm_seconds=0, threads=threads
     )
     if problem:
         raise EgraphOptError(f"the kernel of {call.operator} is not used: {problem}")

@@ -6,6 +6,7 @@ import platform
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -77,7 +78,20 @@ def processor_name() -> str:
 def memory_suffices() -> bool:
     """Whether as much memory is free as this process has ever taken: what running the same models again may need."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return bool(psutil.virtual_memory().available > peak)
+    return available_memory() > peak
+
+
+def available_memory() -> int:
+    """Bytes of main memory that are free for new use, also within what this process's control group may hold."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
+        place = Path("/sys/fs/cgroup") / group.lstrip("/")
+        held = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+        used = int((place / "memory.current").read_text()) - int(held.get("inactive_file", 0))
+        return min(free, max(0, int((place / "memory.max").read_text()) - used))
+    except (OSError, ValueError):  # no control group, or one without a limit ("max")
+        return free
 
 
 def usable_threads() -> int:
@@ -93,6 +107,11 @@ def tvm_target() -> str:
         return f"llvm -mcpu={tvm.target.codegen.llvm_get_system_cpu()}"
     except Exception as error:  # a broken TVM fails in many ways; doctor reports them all
         return f"missing: {type(error).__name__}: {error}"
+
+
+def kernel_target() -> str:
+    """What generated kernels are compiled for; they run where this is the same. Imports TVM."""
+    return f"{sys.platform} {platform.machine()} {tvm_target()}"
 
 
 def device_key(threads: int | None) -> str:

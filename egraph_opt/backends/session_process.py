@@ -1,4 +1,4 @@
-"""onnxruntime in a process of its own.
+"""onnxruntime, or another runtime, in a process of its own.
 
 Making a session cannot be interrupted, a model may crash the process it is in, and the memory that sessions took is
 given back only when their process ends.
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from egraph_opt.backends.onnxruntime import Array, ValueSpec, input_specs, make_session, output_specs, run
+from egraph_opt.backends.runtimes import DEFAULT, find
 from egraph_opt.errors import BackendMissing, EgraphOptError, InputRejected, LimitReached, one_line
 from egraph_opt.limits import Limits
 
@@ -87,6 +88,7 @@ class SessionProcess:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
+        self._runtime = DEFAULT
         self._running: tuple[subprocess.Popen[bytes], Connection] | None = None
         self._last: weakref.finalize[..., SessionProcess] | None = None
         self._setting: _Setting
@@ -133,13 +135,15 @@ class SessionProcess:
         kernel_library: Path | None = None,
         threads: int | None = None,
         optimize: bool = True,
+        runtime: str = DEFAULT,
     ) -> Opened:
-        """Make a session of a model in the place of the one before; see `make_session`.
+        """Make a session of a model in the place of the one before; see `make_session`, and `runtimes` for others.
 
         Raises InputRejected where the model does not load or ends the process, LimitReached at a limit.
         """
+        self._runtime = runtime
         found: Opened = self._ask(
-            ("open", model, kernel_library, threads, optimize),
+            ("open", model, kernel_library, threads, optimize, runtime),
             inf,
             "the model" if isinstance(model, bytes) else str(model),
         )
@@ -195,7 +199,7 @@ class SessionProcess:
             code = process.wait()
             self._end()
             how = f"({signal.Signals(-code).name})" if code < 0 else f"(exit code {code})"
-            raise InputRejected(f"onnxruntime crashes on {what} {how}") from None
+            raise InputRejected(f"{self._runtime} crashes on {what} {how}") from None
         except BaseException:
             self._end()
             raise
@@ -229,10 +233,13 @@ def work(connection_number: int) -> None:
                 session = None
                 answer = None
                 if kind == "open":
-                    model, library, threads, optimize = request
-                    session = make_session(
-                        model, kernel_library=library, threads=threads, optimize=optimize, spin=False
-                    )
+                    model, library, threads, optimize, runtime = request
+                    if runtime == DEFAULT:
+                        session = make_session(
+                            model, kernel_library=library, threads=threads, optimize=optimize, spin=False
+                        )
+                    else:
+                        session = find(runtime).load(model, kernel_library=library, threads=threads)
                     answer = Opened(input_specs(session), output_specs(session))
             connection.send(("done", answer))
         except MemoryError:

@@ -62,6 +62,8 @@ def test_from_one_machine_to_another(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("d" * 200_000, "s", "i", "[1.0]", "", TODAY),
         ("d", b"bytes", "i", "[1.0]", "", TODAY),
         ("d", "s", "i", "[1.0]", "", "a day"),
+        ("d", "s", 'kernel [[["RunThis",[],[],[]]],[]]', "[1.0]", "", TODAY),
+        ("d", "s", "kernel [" + "[" * 70_000, "[1.0]", "", TODAY),
     ],
 )
 def test_absurd_values_are_left_out(tmp_path: Path, row: tuple[object, ...]) -> None:
@@ -69,6 +71,16 @@ def test_absurd_values_are_left_out(tmp_path: Path, row: tuple[object, ...]) -> 
     write(source, row, ("d", "good", "i", "[1.5]", "", TODAY))
     assert profile_files.import_(target, source) == (1, 1)
     assert set(Profile(target, "d").measured) == {"good"}
+
+
+def test_traces_are_taken_over(tmp_path: Path) -> None:
+    source, target = tmp_path / "source.db", tmp_path / "target.db"
+    trace = 'kernel [[["GetSBlock",[],["out","main"],["b0"]],["GetLoops",["b0"],[],["l1"]]],[]]'
+    write(source, ("d", "native kernel() x", trace, "[1.0]", "", TODAY))
+    assert profile_files.import_(target, source) == (1, 0)
+    best = Profile(target, "d").best("kernel() x")
+    assert best is not None
+    assert best.implementation == trace
 
 
 def test_what_is_no_database_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from egraph_opt.backends.environment import find_compiler
+from egraph_opt.backends.runner import LocalRunner
 from egraph_opt.extract import profiler
 from egraph_opt.extract.alternatives import Alternative, signature
 from egraph_opt.extract.profile import Profile
@@ -56,11 +57,11 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A timer for which everything fails; returns the sizes of the batches it saw."""
     asked: list[int] = []
 
-    def time_each(models: Sequence[Any], **options: Any) -> list[tuple[list[float], str]]:
+    def time_each(self: LocalRunner, models: Sequence[Any], **options: Any) -> list[tuple[list[float], str]]:
         asked.append(len(models))
         return [([], "too slow")] * len(models)
 
-    monkeypatch.setattr(profiler, "time_each", time_each)
+    monkeypatch.setattr(LocalRunner, "time_each", time_each)
     return asked
 
 
