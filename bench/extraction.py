@@ -19,15 +19,20 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = Path(__file__).parent / "results" / "extraction.jsonl"
 # Ways of the generated graphs.
 SIZES = (1_000, 5_000, 20_000)
-_ROW = "{:20} {:>8} {:>7} {:>11} {:>11} {:>8} {:>11} {:>11} {:>7} {:>8}"
-_HEADER = _ROW.format("what", "e-nodes", "ways", "trees", "quick", "seconds", "best", "bound", "gap", "seconds")
+# Chains of layers with e-graphs of about 20,000 e-nodes.
+LONG_CHAINS = ("conv:60", "residual:30", "attention:32", "siblings:80")
+_ROW = "{:20} {:>8} {:>7} {:>7} {:>11} {:>11} {:>8} {:>11} {:>11} {:>7} {:>8}"
+_HEADER = _ROW.format(
+    "what", "e-nodes", "ways", "read s", "trees", "quick", "seconds", "best", "bound", "gap", "seconds"
+)
 
 
 @dataclass(frozen=True)
 class Row:
     """Choices on one region of a model, or on a generated graph.
 
-    Costs are microseconds by the static cost model; the `gap` is that of the best choice to the bound.
+    Costs are microseconds by the static cost model; the `gap` is that of the best choice to the bound. It takes
+    `read_seconds` to find what there is to choose from. All seconds are processor time.
     """
 
     name: str
@@ -43,9 +48,10 @@ class Row:
     seconds: float
     nodes: int
     pivots: int
+    read_seconds: float = 0.0
 
 
-def measure(name: str, enodes: int, graph: "Graph", seconds: float) -> Row:
+def measure(name: str, enodes: int, graph: "Graph", seconds: float, read_seconds: float = 0.0) -> Row:
     """The row of one graph; exact choices get this many seconds."""
     from egraph_opt.extract.choose import QUICK_WORK
     from egraph_opt.extract.exact import solve
@@ -73,17 +79,21 @@ def measure(name: str, enodes: int, graph: "Graph", seconds: float) -> Row:
         found.seconds,
         found.nodes,
         found.pivots,
+        read_seconds,
     )
 
 
-def graphs_of(name: str) -> Iterator[tuple[str, int, "Graph"]]:
-    """Title, e-nodes and graph of every region of a model that is worth searching."""
+def graphs_of(name: str) -> Iterator[tuple[str, int, "Graph", float]]:
+    """Title, e-nodes and graph of every region of a model that is worth searching, and the seconds of reading it.
+
+    Names such as `residual:30` are so many layers of a chain.
+    """
     from bench.models import get
+    from bench.models.chains import chain
     from egraph_opt.egraph.saturate import Budget
     from egraph_opt.extract.alternatives import Extraction
     from egraph_opt.extract.graph import Option, graph_of
-    from egraph_opt.extract.roofline import Device
-    from egraph_opt.extract.search import STEP_SECONDS
+    from egraph_opt.extract.roofline import STEP_SECONDS, Device
     from egraph_opt.frontends.onnx_reader import load
     from egraph_opt.frontends.regions import partition
     from egraph_opt.ir.terms import Reshape
@@ -91,9 +101,12 @@ def graphs_of(name: str) -> Iterator[tuple[str, int, "Graph"]]:
     from egraph_opt.saturation_worker import saturate_program
 
     selection = select()
-    regions = [region for region in partition(load(get(name))).regions if region.worthwhile]
+    kind, _, count = name.partition(":")
+    model = chain(kind, int(count)) if count else get(name)
+    regions = [region for region in partition(load(model)).regions if region.worthwhile]
     for region in regions:
         snapshot = saturate_program(region.program, selection, Budget()).snapshot
+        begun = time.process_time()
         problem = Extraction(snapshot, Device()).problem(region.program.outputs)
         options = {
             owner: [
@@ -104,7 +117,8 @@ def graphs_of(name: str) -> Iterator[tuple[str, int, "Graph"]]:
         }
         graph = graph_of(options, sorted(problem.roots.values()))
         if graph is not None:
-            yield name if len(regions) == 1 else f"{name} {region.index}", snapshot.size, graph
+            title = name if len(regions) == 1 else f"{name} {region.index}"
+            yield title, snapshot.size, graph, time.process_time() - begun
 
 
 def generated(ways: int) -> "Graph":
@@ -155,7 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns 0."""
     parser = argparse.ArgumentParser(prog="python -m bench.extraction", description=__doc__)
     split = lambda text: [word for word in text.split(",") if word]  # noqa: E731
-    parser.add_argument("--models", type=split, default=names(), metavar="A,B", help="models (default: all)")
+    default = [*names(), *LONG_CHAINS]
+    parser.add_argument(
+        "--models", type=split, default=default, metavar="A,B", help="models, KIND:LAYERS for chains (default: all)"
+    )
     parser.add_argument("--sizes", type=split, default=SIZES, metavar="N,…", help="ways of generated graphs")
     parser.add_argument("--seconds", type=float, default=5.0, help="limit of an exact choice (default %(default)s)")
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="JSON lines file to append to")
@@ -168,26 +185,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print(f"{machine['cpu']}; microseconds by the static cost model\n\n{_HEADER}")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    for title, enodes, graph in _wanted(options.models, [int(size) for size in options.sizes]):
-        row = measure(title, enodes, graph, options.seconds)
+    for title, enodes, graph, read in _wanted(options.models, [int(size) for size in options.sizes]):
+        row = measure(title, enodes, graph, options.seconds, read)
         print(format_row(row), flush=True)
         with options.output.open("a", encoding="utf-8") as output:
             output.write(json.dumps({**surroundings, **asdict(row)}) + "\n")
     return 0
 
 
-def _wanted(models: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[str, int, "Graph"]]:
+def _wanted(models: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[str, int, "Graph", float]]:
     for name in models:
         yield from graphs_of(name)
     for size in sizes:
-        yield f"generated {size}", 0, generated(size)
+        yield f"generated {size}", 0, generated(size), 0.0
 
 
 def format_row(row: Row) -> str:
     """The row of the table."""
     costs = [f"{cost:,.2f}" for cost in (row.trees, row.quick)], [f"{cost:,.2f}" for cost in (row.best, row.bound)]
     times = f"{row.quick_seconds:.2f}", f"{row.seconds:.2f}"
-    return _ROW.format(row.name, row.enodes, row.ways, *costs[0], times[0], *costs[1], f"{row.gap:.2%}", times[1])
+    what = row.name, row.enodes, row.ways, f"{row.read_seconds:.2f}"
+    return _ROW.format(*what, *costs[0], times[0], *costs[1], f"{row.gap:.2%}", times[1])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from bench.flops import multiply_adds
 from bench.machine import available_cores, available_memory, current_commit, describe_machine
 from bench.models import find, names
 from bench.timing import compare
+from egraph_opt.backends.runtimes import CHOICES, DEFAULT
 
 DEFAULT_OUTPUT = Path(__file__).parent / "results" / "cpu.jsonl"
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -35,6 +36,7 @@ class Prepared:
     multiply_adds: int
     kernels: int
     seconds: float
+    runtime: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,11 @@ class Row:
     largest_error: float | None = None
     optimize_seconds: float | None = None
     generated_kernels: int | None = None
+    runtime: str = ""
     failure: str | None = None
 
 
-def prepare(name: str, original: Path, optimized: Path, optimizer: str) -> Prepared | str:
+def prepare(name: str, original: Path, optimized: Path, optimizer: str, runtime: str = DEFAULT) -> Prepared | str:
     """Build a model, optimize it and write both files; runs in a process of its own. A failure is returned as text.
 
     The process ends before the timing, so no thread of the optimizer is left and a crash costs only this model.
@@ -71,20 +74,22 @@ def prepare(name: str, original: Path, optimized: Path, optimizer: str) -> Prepa
         else:
             from egraph_opt import optimize
 
-            optimize(original).save(optimized)
+            found = optimize(original, runtime=runtime)
+            found.save(optimized)
+            runtime = found.runtime
         seconds = time.perf_counter() - start
-        return Prepared(work, _generated_kernels(optimized), seconds)
+        return Prepared(work, _generated_kernels(optimized), seconds, runtime)
     except Exception as error:
         return _describe(error)
 
 
-def bench_model(name: str, *, rounds: int, threads: int, seed: int, optimizer: str) -> Row:
+def bench_model(name: str, *, rounds: int, threads: int, seed: int, optimizer: str, runtime: str = DEFAULT) -> Row:
     """Build, optimize and time one model; whatever fails becomes the row's failure."""
     with tempfile.TemporaryDirectory(prefix="egraph-opt-bench-") as folder:
         original, optimized = Path(folder) / "original.onnx", Path(folder) / "optimized.onnx"
         try:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                prepared = pool.submit(prepare, name, original, optimized, optimizer).result()
+                prepared = pool.submit(prepare, name, original, optimized, optimizer, runtime).result()
             if isinstance(prepared, str):
                 return Row(name, failure=prepared)
             lean = find(name)[0].memory > 0
@@ -105,6 +110,7 @@ def bench_model(name: str, *, rounds: int, threads: int, seed: int, optimizer: s
         largest_error=comparison.largest_error,
         optimize_seconds=prepared.seconds,
         generated_kernels=prepared.kernels,
+        runtime=prepared.runtime,
     )
 
 
@@ -125,7 +131,7 @@ def format_row(row: Row, ceilings: Ceilings) -> str:
         str(row.generated_kernels),
         f"{row.largest_error:.1e}",
         f"{row.optimize_seconds:.1f}",
-    )
+    ) + ("" if row.runtime == DEFAULT else f"  in {row.runtime}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,7 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name:26} skipped: needs {needed:.0f} GiB of memory, {available:.0f} are free", flush=True)
             continue
         row = bench_model(
-            name, rounds=options.rounds, threads=options.threads, seed=options.seed, optimizer=options.optimizer
+            name,
+            rounds=options.rounds,
+            threads=options.threads,
+            seed=options.seed,
+            optimizer=options.optimizer,
+            runtime=options.runtime,
         )
         failures += row.failure is not None
         print(format_row(row, ceilings), flush=True)
@@ -176,6 +187,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=("egraph-opt", "none"),
         default="egraph-opt",
         help="none times each model against itself: the noise of the machine",
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=CHOICES,
+        default=DEFAULT,
+        help="optimize for another runtime, or for the fastest one (auto); the original stays in onnxruntime",
     )
     return parser.parse_args(arguments)
 

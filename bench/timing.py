@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -98,20 +99,18 @@ class Worker:
 def _serve(connection: Connection, model: Path, threads: int, seed: int, lean: bool) -> None:
     """Answer the requests of a Worker until it closes the connection; runs in the worker's process."""
     try:
-        session, binding = _open(model, threads, seed, lean)
+        call, outputs = _open(model, threads, seed, lean)
         while True:
             request, count = connection.recv()
             if request == "outputs":
-                session.run_with_iobinding(binding)
-                names = [output.name for output in session.get_outputs()]
-                connection.send((True, dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))))
+                connection.send((True, outputs()))
                 continue
             for _ in range(max(1, min(count // 4, 20))):
-                session.run_with_iobinding(binding)
+                call()
             times = []
             for _ in range(count):
                 start = time.perf_counter()
-                session.run_with_iobinding(binding)
+                call()
                 times.append(time.perf_counter() - start)
             connection.send((True, times))
     except EOFError:
@@ -120,8 +119,23 @@ def _serve(connection: Connection, model: Path, threads: int, seed: int, lean: b
         connection.send((False, f"{type(error).__name__}: {error}"))
 
 
-def _open(model: Path, threads: int, seed: int, lean: bool) -> tuple[Any, Any]:
-    """An onnxruntime session of a model file and a binding of its inputs to seeded normal values."""
+def _open(model: Path, threads: int, seed: int, lean: bool) -> tuple[Callable[[], Any], Callable[[], dict[str, Array]]]:
+    """A run of a model file, in the runtime it is for, on seeded normal values that are bound; and its outputs."""
+    from egraph_opt.backends.runtimes import DEFAULT, declared, find
+
+    name = declared(model)
+    if name == DEFAULT:
+        return _open_in_onnxruntime(model, threads, seed, lean)
+    runtime = find(name)
+    session = runtime.load(model, threads=threads)
+    inputs = _inputs(session, seed)
+    names = [output.name for output in session.get_outputs()]
+    return runtime.bound(session, inputs), lambda: dict(zip(names, session.run(None, inputs), strict=True))
+
+
+def _open_in_onnxruntime(
+    model: Path, threads: int, seed: int, lean: bool
+) -> tuple[Callable[[], Any], Callable[[], dict[str, Array]]]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -135,14 +149,30 @@ def _open(model: Path, threads: int, seed: int, lean: bool) -> tuple[Any, Any]:
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     # Bound inputs and outputs: what is timed is the model, not the copies and conversions of the Python interface.
     binding = session.io_binding()
+    for name, value in _inputs(session, seed).items():
+        binding.bind_cpu_input(name, value)
+    names = [output.name for output in session.get_outputs()]
+    for name in names:
+        binding.bind_output(name)
+
+    def call() -> None:
+        session.run_with_iobinding(binding)
+
+    def outputs() -> dict[str, Array]:
+        call()
+        return dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))
+
+    return call, outputs
+
+
+def _inputs(session: Any, seed: int) -> dict[str, Array]:
     random = np.random.default_rng(seed)
+    inputs = {}
     for value in session.get_inputs():
         if value.type != "tensor(float)" or not all(isinstance(size, int) for size in value.shape):
             raise ValueError(f"input {value.name!r} is {value.type} {value.shape}, not float32 of a known shape")
-        binding.bind_cpu_input(value.name, random.standard_normal(value.shape, dtype=np.float32))
-    for value in session.get_outputs():
-        binding.bind_output(value.name)
-    return session, binding
+        inputs[value.name] = random.standard_normal(tuple(value.shape), dtype=np.float32)
+    return inputs
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from egraph_opt.errors import EgraphOptError as EgraphOptError
     from egraph_opt.evaluation import benchmark as benchmark
     from egraph_opt.evaluation import check as check
+    from egraph_opt.ir.schedules import schedule as schedule
+    from egraph_opt.ir.schedules import tuning_model as tuning_model
     from egraph_opt.packs import Pack as Pack
     from egraph_opt.pipeline import Result as Result
     from egraph_opt.pipeline import optimize as optimize
@@ -80,6 +82,8 @@ _HOME = {
     "check": "egraph_opt.evaluation",
     "derive_operator": "egraph_opt.derive",
     "optimize": "egraph_opt.pipeline",
+    "schedule": "egraph_opt.ir.schedules",
+    "tuning_model": "egraph_opt.ir.schedules",
     **dict.fromkeys(_LANGUAGE, "egraph_opt.egraph.language"),
 }
 
@@ -116,7 +120,9 @@ __all__ = [
     "jointly",
     "optimize",
     "rule_group",
+    "schedule",
     "together",
+    "tuning_model",
 ]
 
 

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from egraph_opt.backends import tvm_build
 from egraph_opt.backends.model_timer import TimedModel
+from egraph_opt.backends.runtimes import DEFAULT, version
 from egraph_opt.errors import EgraphOptError, one_line
+from egraph_opt.extract.cost_models import name_of
 from egraph_opt.extract.implement import Implementer
 from egraph_opt.extract.own_kernels import refuse_wrong
 from egraph_opt.extract.plans import step_names
 from egraph_opt.extract.profiler import timing_opset
 from egraph_opt.extract.roofline import STEP_SECONDS
-from egraph_opt.frontends.onnx_costs import SECONDS, work_of_plan, work_of_region
+from egraph_opt.frontends.onnx_costs import SECONDS, Work, work_of_plan, work_of_region
 from egraph_opt.frontends.onnx_memory import peak_of
 from egraph_opt.frontends.onnx_storage import store as store
 from egraph_opt.frontends.onnx_storage import stored
@@ -29,7 +31,7 @@ from egraph_opt.ir.terms import Call, Compute
 from egraph_opt.limits import OUT_OF_MEMORY as OUT_OF_MEMORY
 from egraph_opt.limits import OUT_OF_TIME as OUT_OF_TIME
 from egraph_opt.limits import Limits
-from egraph_opt.runtime.report import Accuracy, RevertedRegion
+from egraph_opt.runtime.report import Accuracy, Objective, RevertedRegion
 
 if TYPE_CHECKING:
     import onnx
@@ -73,9 +75,11 @@ class Candidate:
 
     @cached_property
     def digest(self) -> str:
-        """Equal for equal models."""
+        """Equal for equal models in the same runtime."""
         assert isinstance(self.stored.model, Path)
-        return digest(self.stored.model)
+        runtime = self.stored.runtime
+        found = digest(self.stored.model)
+        return found if runtime == DEFAULT else f"{found} in {runtime} {version(runtime)}"
 
     @property
     def library(self) -> bytes | None:
@@ -88,7 +92,7 @@ class Builder:
     """Builds candidates in ``folder``; every kernel is compiled once. Without a ``compiler`` there are no kernels.
 
     ``objects`` are kernels by name that are compiled already. Nothing is built beyond ``limits``. ``objective`` is the
-    cost model that decides, where it is not the latency.
+    cost model that decides, where it is not the latency, ``runtime`` what the models are for.
     """
 
     loaded: LoadedModel
@@ -99,36 +103,58 @@ class Builder:
     objects: dict[str, bytes] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     objective: CostModel | None = None
+    runtime: str = DEFAULT
     built: int = 0
     _tried: set[str] = field(default_factory=set)
 
-    def saves(self, search: Search, measured: bool) -> bool:
+    def saves(self, search: Search, *, timed: bool) -> bool:
         """Whether it makes sense to put the plan that a search found in the place of its region's nodes.
 
-        Without measurements it must be cheaper by the estimates that the nodes are held against, too; where models are
-        timed it must not be the same nodes. So a model that was optimized before stays as it is.
+        By estimates it must be cheaper by those that the nodes are held against, too; where whole models are compared
+        (``timed``) it must not be the same nodes. So a model that was optimized before stays as it is.
         """
         if search.outcome is None:
             return False
+        try:
+            before, after = self._works(search)
+        except Exception:
+            return True  # building it will say what is wrong
+        return not after.is_like(before) if timed else after.cost * CHEAPER < before.cost
+
+    def objective_of(self, candidate: Candidate, searches: Mapping[int, Search]) -> Objective | None:
+        """What the cost model that decides says of the nodes of all regions, and of what a candidate has instead."""
+        if self.objective is None:
+            return None
+        before = after = 0.0
+        for region in self.regions:
+            if region.index in candidate.plans:
+                nodes, plan = self._works(searches[region.index])
+                before, after = before + nodes.cost, after + plan.cost
+            else:
+                nodes = work_of_region(self.loaded, region, self.objective)
+                before, after = before + nodes.cost, after + nodes.cost
+        unit = str(getattr(self.objective, "unit", ""))
+        return Objective(name_of(self.objective), unit, before, after)
+
+    def _works(self, search: Search) -> tuple[Work, Work]:
+        """The nodes of a search's region, and what they are to be replaced by. Raises where that cannot be told."""
+        if search.outcome is None:
+            raise EgraphOptError("there is no plan")
+        model = SECONDS if self.objective is None else self.objective
+        region = next(region for region in self.regions if region.program is search.program)
         choice = search.outcome.choice
         names = step_names(search.problem, choice, search.prefix)
-        charged = 0.0 if self.objective is not None else STEP_SECONDS
+        charged = STEP_SECONDS if self.objective is None else 0.0
         costs = {
             names[owner]: charged + alternative.estimate
             for owner, alternative in choice.steps
             if isinstance(alternative.step, Compute) and owner in names
         }
-        model = SECONDS if self.objective is None else self.objective
         implementer = Implementer(self.profile, self.compiler is not None)
-        region = next(region for region in self.regions if region.program is search.program)
-        try:
-            implemented = implementer.implement(search.outcome.plan)
-            kernels = {name: costs.get(name, 0.0) for name in implementer.names}
-            after = work_of_plan(implemented, kernels, self.loaded, model)
-        except Exception:
-            return True  # building it will say what is wrong
-        before = work_of_region(self.loaded, region, model)
-        return not after.is_like(before) if measured else after.cost * CHEAPER < before.cost
+        implemented = implementer.implement(search.outcome.plan)
+        kernels = {name: costs.get(name, 0.0) for name in implementer.names}
+        after = work_of_plan(implemented, kernels, self.loaded, model)
+        return work_of_region(self.loaded, region, model), after
 
     def build(self, plans: Mapping[int, Plan]) -> Candidate:
         """The model with these plans in the place of their regions.
@@ -156,9 +182,13 @@ class Builder:
             )
             self._try(implementer.untried, library)
         compiled = tuple(tvm_build.CompiledKernel(implementer.kernels[name], self.objects[name]) for name in names)
-        shapes = {step.name: step.extents for plan in implemented.values() for step in plan.steps}
         return Candidate(
-            model, TimedModel(path, library), dict(plans), names, compiled=compiled, peak=peak_of(model, shapes)
+            model,
+            TimedModel(path, library, runtime=self.runtime),
+            dict(plans),
+            names,
+            compiled=compiled,
+            peak=peak_of(model),
         )
 
     def _try(self, untried: Mapping[str, Call], library: Path) -> None:

@@ -10,18 +10,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from egraph_opt.egraph.saturate import Budget
-from egraph_opt.errors import EgraphOptError, LimitReached
+from egraph_opt.errors import EgraphOptError, LimitReached, UsageError
 from egraph_opt.extract.alternatives import Extraction
+from egraph_opt.extract.constrained import with_others
+from egraph_opt.extract.cost_models import Latency, Traffic
 from egraph_opt.extract.portable_extraction import PortableExtraction
 from egraph_opt.extract.portable_plan import Expressible
-from egraph_opt.extract.priced_extraction import PricedExtraction
+from egraph_opt.extract.priced_extraction import PricedExtraction, seconds_alone
+from egraph_opt.extract.problem import Problem
 from egraph_opt.extract.roofline import Device
 from egraph_opt.extract.search import Search
 from egraph_opt.limits import OUT_OF_MEMORY, OUT_OF_TIME
 from egraph_opt.run import READING_SHARE, SATURATION_SHARE, Run
 from egraph_opt.runtime.progress import Progress
 from egraph_opt.runtime.report import PackUse, Saturation, SaturationRound
-from egraph_opt.saturation import Saturator
+from egraph_opt.saturation import LARGE, Saturator
 from egraph_opt.saturation_worker import Saturated
 
 if TYPE_CHECKING:
@@ -101,6 +104,9 @@ class Explorer:
         chosen = list(self.regions if regions is None else regions)
         until = min(time.monotonic() + SATURATION_SECONDS, self.run.deadline(SATURATION_SHARE))
         limits = self.run.limits(READING_SHARE)
+        left = until - time.monotonic()
+        share = Budget(seconds=min(REGION_SECONDS, left, 4 * left / max(1, len(chosen))))
+        self.saturator.begin([(region.program, share) for region in chosen], until)
         for number, region in enumerate(chosen):
             left = until - time.monotonic()
             if left <= 0 or (reason := limits.reached()):
@@ -116,12 +122,11 @@ class Explorer:
         while True:
             with self.run.phase("saturate"):
                 found = self.saturator.saturate(region.program, budget, until)
+            if self.portable is None and len(region.program.definitions) >= LARGE:
+                self.run.expect_kernels()
             with self.run.phase("extract"):
                 try:
-                    extraction = self._extraction(found.snapshot)
-                    extraction.check = self.run.limits(READING_SHARE).check
-                    extraction.any_order = self.saturator.selection.fp == "real"
-                    problem = extraction.problem(region.program.outputs)
+                    problem = self._problem(found.snapshot, region.program.outputs)
                 except LimitReached:
                     raise
                 except Exception as error:
@@ -135,13 +140,32 @@ class Explorer:
             self.searches[region.index] = Search(problem, region.program, f"{self.prefix}{region.index}s")
             return
 
-    def _extraction(self, snapshot: Snapshot) -> Extraction:
+    def _problem(self, snapshot: Snapshot, outputs: Sequence[str]) -> Problem:
+        """What there is to choose from: what is good for the end, and what is fast where there is more than one end."""
         if self.objective is not None:
-            written = None if self.portable is None else Expressible(self.portable)
-            return PricedExtraction(snapshot, self.objective, written, self.unavailable)
+            by = self._priced(snapshot, self.objective)
+            fast = self._ready(self._priced(snapshot, Latency())).problem(outputs)
+            return with_others(self._ready(by).problem(outputs), fast, lambda found: by.priced(found.info))
+        problem = self._ready(self._timed(snapshot)).problem(outputs)
+        if self.run.options.peak_limit is None:
+            return problem
+        # Kernels that move few bytes need few buffers, and compute less anew than those of the fewest buffers.
+        small = self._ready(self._priced(snapshot, Traffic())).problem(outputs)
+        return with_others(problem, small, seconds_alone)
+
+    def _timed(self, snapshot: Snapshot) -> Extraction:
         if self.portable is None:
             return Extraction(snapshot, self.device, self.unavailable)
         return PortableExtraction(snapshot, self.portable, self.unavailable)
+
+    def _priced(self, snapshot: Snapshot, model: CostModel) -> PricedExtraction:
+        written = None if self.portable is None else Expressible(self.portable)
+        return PricedExtraction(snapshot, model, written, self.unavailable)
+
+    def _ready(self, extraction: Extraction) -> Extraction:
+        extraction.check = self.run.limits(READING_SHARE).check
+        extraction.any_order = self.saturator.selection.fp == "real"
+        return extraction
 
     @contextmanager
     def _or_revert(self, region: Region) -> Iterator[None]:
@@ -149,6 +173,8 @@ class Explorer:
         try:
             yield
         except EgraphOptError as error:
+            if self.objective is not None and isinstance(error, UsageError):
+                raise  # the user's cost model is wrong, not the region
             self.run.revert(region, str(error))
         except RecursionError:
             self.run.revert(region, "its terms are nested too deeply")

@@ -11,19 +11,21 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from egraph_opt.egraph.language import Approximate, Rule, RuleGroup
 from egraph_opt.errors import UsageError, one_line
+from egraph_opt.ir.schedules import KernelSchedule, TuningModel
 from egraph_opt.rules.schedule import GROUPS, SIMPLIFICATION, Phase, schedule
 
 if TYPE_CHECKING:
+    from egraph_opt.extract.step_info import CostModel
     from egraph_opt.ir.library import LibraryOperator
     from egraph_opt.ir.scalar import ScalarFunction
 
@@ -58,7 +60,8 @@ _RESERVED = ("extents", "constant")
 
 @dataclass(frozen=True)
 class Pack:
-    """Rules from outside with the scalar ``functions`` and library ``operators`` they speak of.
+    """Rules from outside with the scalar ``functions`` and library ``operators`` they speak of, and ``schedules`` of
+    kernels.
 
     ``reference`` is what it was loaded by, empty for a pack made in a script; ``identity`` tells versions of it apart.
     """
@@ -67,6 +70,7 @@ class Pack:
     groups: tuple[RuleGroup, ...] = ()
     functions: tuple[ScalarFunction, ...] = ()
     operators: tuple[LibraryOperator, ...] = ()
+    schedules: tuple[KernelSchedule | TuningModel, ...] = ()
     documentation: str = ""
     reference: str = field(default="", compare=False)
     identity: str = field(default="", compare=False)
@@ -85,9 +89,9 @@ def available() -> dict[str, str]:
 def load(reference: str, *, tried: bool = False) -> Pack:
     """A pack by the name of its entry point or of a built-in group, or by the path of a file ``FILE.py``.
 
-    Of a file every Pack, RuleGroup and Rule at module level is taken. Raises UsageError for an unknown name, a missing
-    file, and a pack that raises, hangs or ends the process when it is imported, or is none: it is imported in a
-    process of its own first, unless it was ``tried`` before.
+    Of a file every Pack, RuleGroup, Rule and schedule at module level is taken. Raises UsageError for an unknown name,
+    a missing file, and a pack that raises, hangs or ends the process when it is imported, or is none: it is imported in
+    a process of its own first, unless it was ``tried`` before.
     """
     if reference.endswith(".py") or "/" in reference:
         return _from_file(Path(reference), tried)
@@ -151,6 +155,27 @@ def _from_file(path: Path, tried: bool) -> Pack:
     return _files[path, digest]
 
 
+def cost_model(reference: str) -> CostModel:
+    """The function or object NAME of a file, given as ``FILE.py:NAME``. Raises UsageError where there is none."""
+    return cast("CostModel", named(reference, "cost model", callable))
+
+
+def named(reference: str, what: str, fits: Callable[[object], bool]) -> Any:
+    """What a file calls NAME, given as ``FILE.py:NAME``, if it ``fits``. Raises UsageError where there is none."""
+    file, _, name = reference.rpartition(":")
+    path = Path(file).resolve()
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise UsageError(f"{what} {reference}: {error.strerror or error}") from error
+    module = _executed(path, digest)
+    found = getattr(module, name, None)
+    if not fits(found):
+        known = [key for key, value in vars(module).items() if fits(value) and not key.startswith("_")]
+        raise UsageError(f"{file} has no {what} {name!r}{suggestion(name, known)}")
+    return found
+
+
 def _executed(path: Path, digest: str) -> ModuleType:
     """The module of a file. Other files beside it are not importable: a pack of several files is a package."""
     name = f"egraph_opt_pack_{path.stem}_{digest}"
@@ -171,7 +196,7 @@ def _executed(path: Path, digest: str) -> ModuleType:
 
 
 def _gathered(module: ModuleType, name: str) -> Pack:
-    """Every Pack, RuleGroup and Rule at module level as one pack; what the file imported from us is left out."""
+    """All packs, groups, rules and schedules at module level as one pack; what the file has from us is left out."""
     values = list({id(value): value for key, value in vars(module).items() if not key.startswith("__")}.values())
     packs = [value for value in values if isinstance(value, Pack)]
     packed = [group for pack in packs for group in pack.groups]
@@ -191,7 +216,9 @@ def _gathered(module: ModuleType, name: str) -> Pack:
             functions=tuple(function for pack in packs for function in pack.functions),
             operators=tuple(operator for pack in packs for operator in pack.operators),
         )
-    return replace(base, groups=(*packed, *groups))
+    known_schedules = [schedule for pack in packs for schedule in pack.schedules]
+    schedules = [v for v in values if isinstance(v, KernelSchedule | TuningModel) and v not in known_schedules]
+    return replace(base, groups=(*packed, *groups), schedules=(*known_schedules, *schedules))
 
 
 def _identifier(name: str) -> str:
@@ -201,13 +228,16 @@ def _identifier(name: str) -> str:
 def _checked(pack: object, where: str, reference: str, identity: str) -> Pack:
     if not isinstance(pack, Pack):
         raise UsageError(f"rule pack {where!r} is a {type(pack).__name__}, not an egraph_opt.packs.Pack")
-    if not (pack.groups or pack.functions or pack.operators):
-        raise UsageError(f"rule pack {where!r} is empty: it defines no Pack, RuleGroup or Rule at module level")
+    if not (pack.groups or pack.functions or pack.operators or pack.schedules):
+        raise UsageError(f"rule pack {where!r} is empty: no Pack, RuleGroup, Rule or schedule is at module level")
     if not pack.name or _identifier(pack.name) != pack.name:
         raise UsageError(f"rule pack {where!r}: the name {pack.name!r} must consist of letters, digits, '-' and '_'")
     for group in pack.groups:
         if not isinstance(group, RuleGroup):
             raise UsageError(f"rule pack {pack.name!r}: its groups hold a {type(group).__name__}, not a RuleGroup")
+    for entry in pack.schedules:
+        if not isinstance(entry, KernelSchedule | TuningModel):
+            raise UsageError(f"rule pack {pack.name!r}: its schedules hold a {type(entry).__name__}; see schedule()")
     groups = tuple(group.of_pack(pack.name) for group in pack.groups)
     return replace(pack, groups=groups, reference=reference, identity=identity)
 
@@ -274,6 +304,11 @@ class Selection:
     def _used(self, group: RuleGroup) -> RuleGroup:
         rules = tuple(rule for rule in group.rules if self.uses(rule))
         return group if len(rules) == len(group.rules) else replace(group, rules=rules)
+
+    @cached_property
+    def schedules(self) -> tuple[KernelSchedule | TuningModel, ...]:
+        """The schedules of kernels, spaces of them and cost models of tuning in all packs."""
+        return tuple(schedule for pack in self.packs for schedule in pack.schedules)
 
     @cached_property
     def foreign(self) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,15 +18,21 @@ from egraph_opt.runtime.progress import Progress, ProgressCallback, silent
 from egraph_opt.runtime.report import Candidates, Report, RevertedRegion
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from egraph_opt.backends.runner import Runner
     from egraph_opt.candidates import Candidate
     from egraph_opt.egraph.saturate import Round
     from egraph_opt.extract.step_info import CostModel
     from egraph_opt.frontends.regions import Region
+    from egraph_opt.ir.schedules import KernelSchedule, TuningModel
 
 # Shares of a time limit after which nothing more is saturated, measured, read from e-graphs, and built, verified or
 # timed as a whole; what is left is for the explanation and for writing.
 SATURATION_SHARE, MEASURING_SHARE, READING_SHARE, BUILDING_SHARE = 0.3, 0.6, 0.7, 0.92
 EXPLAINING_SHARE = 0.97
+# What is not chosen by its time takes at most so many times that of the fastest program.
+SLOWEST = 3.0
 # The share after which a saturation is ended that does not end itself.
 ENDING_SHARE = 0.55
 
@@ -45,6 +52,13 @@ class Options:
     profile_db: Path | None = None
     objective: CostModel | None = None
     peak_memory: int | None = None
+    slowest: float = SLOWEST
+    runtime: str = "onnxruntime"
+    runner: Runner | None = None
+    jobs: int = 1
+    trials: int = 0
+    tuning_seconds: float = 300.0
+    schedules: tuple[KernelSchedule | TuningModel, ...] = ()
 
     @property
     def measured(self) -> bool:
@@ -55,6 +69,11 @@ class Options:
     def for_memory(self) -> bool:
         """Whether the program that needs least memory is looked for."""
         return bool(getattr(self.objective, "peak", False))
+
+    @property
+    def summed(self) -> CostModel | None:
+        """The cost model by whose sum over all steps a program is chosen; None for its time, and for its peak."""
+        return None if self.for_memory else self.objective
 
     @property
     def peak_limit(self) -> int | None:
@@ -71,7 +90,7 @@ class Options:
 class Run:
     """The state of a run: seconds by phase, regions that keep their nodes, notes, and how much was measured.
 
-    ``objects`` are the kernels compiled so far, by name.
+    ``objects`` are the kernels compiled so far, by name; many are compiled in ``compilers``.
     """
 
     options: Options = field(default_factory=Options)
@@ -82,6 +101,8 @@ class Run:
     candidates: Candidates = field(default_factory=Candidates)
     objects: dict[str, bytes] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+    compilers: Executor | None = None
+    expecting: bool = False
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -92,6 +113,13 @@ class Run:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
 
+    def expect_kernels(self) -> None:
+        """Let the processes that compile kernels get ready in the background."""
+        if self.compilers is not None and not self.expecting:
+            self.expecting = True
+            for _ in range(self.options.jobs):
+                self.compilers.submit(import_module, "egraph_opt.backends.tvm_build")
+
     def deadline(self, share: float = 1.0) -> float:
         """When this share of the time limit is used up (monotonic seconds)."""
         limit = self.options.time_limit
@@ -100,6 +128,13 @@ class Run:
     def limits(self, share: float = 1.0) -> Limits:
         """The limits of what may take this share of the time limit."""
         return Limits(self.deadline(share), self.options.memory_limit)
+
+    @property
+    def runner(self) -> Runner:
+        """What makes the measurements: this machine, unless the user wants another."""
+        from egraph_opt.backends.runner import LocalRunner
+
+        return self.options.runner or LocalRunner()
 
     def grown(self, done: Round) -> None:
         """Tell of a round of a saturation."""
@@ -123,6 +158,7 @@ class Run:
             kernels = chosen.kernels
             after = dict(Counter(node.op_type for node in nodes if node.op_type not in kernels))
             generated = sum(node.op_type in kernels for node in nodes)
+            report = replace(report, peak_memory=replace(report.peak_memory, optimized=chosen.peak))
         return replace(
             report,
             operators_after=after,

@@ -1,27 +1,38 @@
 """Saturating regions with rules that may be anybody's: a pack that raises, hangs, crashes or grows beyond all bounds is
 dropped and named, and the region is saturated again without it.
+
+Large programs are saturated as windows and merged; windows and programs side by side where there are several ``jobs``.
+What comes out does not depend on their number.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from math import inf
 
 from egraph_opt.egraph.blame import misshapen, wrong_rules
-from egraph_opt.egraph.saturate import Budget, Round
+from egraph_opt.egraph.merging import merged
+from egraph_opt.egraph.saturate import Budget, Round, together
 from egraph_opt.errors import EgraphOptError, LimitReached, one_line
+from egraph_opt.ir.naming import canonical
 from egraph_opt.ir.program import Program
+from egraph_opt.ir.windows import windows
 from egraph_opt.limits import Limits as RunLimits
 from egraph_opt.packs import Selection
-from egraph_opt.saturation_worker import Fault, Limits, Saturated, Worker, saturate_program
+from egraph_opt.saturation_worker import Fault, Limits, Saturated, Worker, Workers, saturate_canonical
 
 # Programs of at least this many definitions are saturated in a worker although all rules are our own: starting one and
-# reading its answer costs about half a second, and egglog itself can only be interrupted there.
+# reading its answer costs about half a second, and egglog itself can only be interrupted there. So are several that
+# have as many together, where there are several jobs.
 LARGE = 100
 # The share of the memory that is left to a run in which an e-graph may grow: reading it back takes as much again.
 GROWING_SHARE = 0.5
+# With a memory limit there are no more workers at once than have so many bytes each: GCN's e-graph takes 0.7 GiB.
+WORKER_BYTES = 1 << 30
 # A worker is ended after its budget of seconds this many times over, plus so many seconds: it also reads the e-graph.
 PATIENCE, GRACE = 1.5, 10.0
 
@@ -31,9 +42,9 @@ class Saturator:
     """Saturates programs with one selection of rules; packs that misbehave are dropped for all programs that follow.
 
     ``notes`` says what was dropped and why. Ordinary programs are saturated in this process; those with foreign rules,
-    large ones, and all of them with a limit of ``memory`` (bytes) or ``isolated``, in a worker that is killed where it
-    goes beyond its limits or the ``whole`` run goes beyond its own. Close the saturator, or use it as a context
-    manager.
+    large ones, and all of them with a limit of ``memory`` (bytes) or ``isolated``, in workers, as many as there are
+    ``jobs``, that are killed where they go beyond their limits or the ``whole`` run goes beyond its own. Close the
+    saturator, or use it as a context manager.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -43,7 +54,10 @@ class Saturator:
     progress: Callable[[Round], None] | None = None
     notes: list[str] = field(default_factory=list)
     whole: RunLimits = field(default_factory=RunLimits)
-    _worker: Worker | None = None
+    jobs: int = 1
+    _workers: Workers = field(default_factory=Workers)
+    _begun: dict[int, _Begun] = field(default_factory=dict)
+    _telling: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Saturator:
         return self
@@ -52,15 +66,26 @@ class Saturator:
         self.close()
 
     def start(self) -> None:
-        """Start the worker in the background, where there will be need of it."""
-        if self._worker is None and self._apart:
-            self._worker = Worker()
+        """Start a worker in the background, where there will be need of it."""
+        if self._apart:
+            self._workers.start()
 
     def close(self) -> None:
-        """End the worker."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        """End the workers."""
+        self._forget()
+        self._workers.close()
+
+    def begin(self, tasks: Sequence[tuple[Program, Budget]], deadline: float = inf) -> None:
+        """Let workers saturate programs that will be asked for, each within its budget, the largest first.
+
+        Does nothing with one job, or where that would take longer than one after the other.
+        """
+        self._forget()
+        definitions = sum(len(program.definitions) for program, _ in tasks)
+        if self.jobs < 2 or len(tasks) < 2 or (definitions < LARGE and not self._apart):
+            return
+        for program, budget in sorted(tasks, key=lambda task: -len(task[0].definitions)):
+            self._begun[id(program)] = self._prepared(program, self.selection, budget, deadline, aside=True)
 
     def saturate(self, program: Program, budget: Budget, deadline: float = inf) -> Saturated:
         """The saturated e-graph of a program.
@@ -85,8 +110,17 @@ class Saturator:
 
     def drop(self, pack: str, reason: str) -> None:
         """Use a pack no more."""
+        self._forget()
         self.selection = self.selection.without([pack])
         self.notes.append(one_line(f"rule pack {pack} was dropped: {reason}"))
+
+    def _forget(self) -> None:
+        """What was begun with other rules, or is not wanted any more."""
+        for begun in self._begun.values():
+            for part in begun.parts:
+                if part.future is not None:
+                    part.future.cancel()
+        self._begun.clear()
 
     def suspects(self, found: Saturated) -> tuple[str, ...]:
         """The packs whose rules made anything of an e-graph."""
@@ -100,20 +134,77 @@ class Saturator:
         return _by_pack((self.selection.foreign[w.rule], f"rule {w.rule} is wrong: {w.how}") for w in wrong)
 
     def _once(self, program: Program, selection: Selection, budget: Budget, deadline: float) -> Saturated:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise LimitReached("the time limit was reached")
-        budget = replace(budget, seconds=min(budget.seconds, left))
-        if not selection.packs and not self._apart and len(program.definitions) < LARGE:
-            return saturate_program(program, selection, budget, self.progress)
-        if self._worker is not None and not self._worker.alive:
-            self.close()
-        if self._worker is None:
-            self._worker = Worker()
+        begun = self._begun.pop(id(program), None)
+        if begun is None or begun.selection is not selection:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LimitReached("the time limit was reached")
+            begun = self._prepared(program, selection, replace(budget, seconds=min(budget.seconds, left)), deadline)
+        found = [self._part(part, selection) for part in begun.parts]
+        if len(found) == 1:
+            whole = found[0]
+        else:
+            snapshot = merged([part.snapshot for part in found], {name for name, _ in begun.program.definitions})
+            whole = Saturated(snapshot, together([part.saturation for part in found]))
+            whole.saturation.made = dict(snapshot.made)
+        whole.snapshot.rename(begun.names)
+        return whole
+
+    def _prepared(
+        self, program: Program, selection: Selection, budget: Budget, deadline: float, *, aside: bool = False
+    ) -> _Begun:
+        """A program in canonical form and its windows, which may have begun ``aside``; each gets its share."""
+        ordered, names = canonical(program)
+        found = windows(ordered)
+        total = sum(len(window.definitions) for window in found)
+        apart = bool(selection.packs) or self._apart or len(ordered.definitions) >= LARGE
+        parts = []
+        for window in found:
+            share = len(window.definitions) / total
+            own = replace(budget, enodes=int(budget.enodes * share), seconds=budget.seconds * share * self.jobs)
+            parts.append(_Part(window, replace(own, seconds=min(own.seconds, budget.seconds)), deadline, apart))
+        if aside or (self.jobs > 1 and len(parts) > 1):
+            for part in sorted(parts, key=lambda part: -len(part.program.definitions)):
+                part.future = self._workers.submit(self._concurrent, self._in_worker, part, selection)
+        return _Begun(ordered, names, selection, parts)
+
+    def _tell(self, done: Round) -> None:
+        if self.progress is not None:
+            with self._telling:
+                self.progress(done)
+
+    @property
+    def _concurrent(self) -> int:
+        """Workers at once."""
+        fitting = self.jobs if self.whole.memory is None else int(self.whole.spare() // WORKER_BYTES)
+        return max(1, min(self.jobs, fitting))
+
+    def _part(self, part: _Part, selection: Selection) -> Saturated:
+        if part.future is not None:
+            try:
+                return part.future.result()
+            except Fault as fault:
+                if not fault.limit or self.whole.memory is None or time.monotonic() > self.whole.deadline:
+                    raise
+                self._workers.wait()  # beside others there was not enough memory; alone there may be
+        elif not part.apart:
+            return saturate_canonical(part.program, selection, part.budget, self.progress)
+        return self._in_worker(self._workers.take(), part, selection)
+
+    def _in_worker(self, worker: Worker, part: _Part, selection: Selection) -> Saturated:
+        """Saturate there, and put the worker back."""
+        left = max(0.0, part.deadline - time.monotonic())
+        budget = replace(part.budget, seconds=min(part.budget.seconds, left))
         if self.whole.memory is not None:
-            budget = replace(budget, memory=int(GROWING_SHARE * max(self.whole.spare(), 0.0)))
+            share = GROWING_SHARE / (self._concurrent if part.future is not None else 1)
+            budget = replace(budget, memory=int(share * max(self.whole.spare(), 0.0)))
         limits = Limits(PATIENCE * budget.seconds + GRACE, self.call_seconds, self.memory, self.whole)
-        return self._worker.saturate(program, selection, budget, limits, self.progress)
+        try:
+            if not left:
+                raise Fault("the time limit was reached", limit=True)
+            return worker.saturate(part.program, selection, budget, limits, self._tell)
+        finally:
+            self._workers.put(worker)
 
     def _culprits(self, fault: Fault, program: Program, budget: Budget, deadline: float) -> dict[str, str]:
         """The packs that a fault comes from, each with the reason in words; raises when it is none of them."""
@@ -173,6 +264,27 @@ class Saturator:
             pack: f"with it, terms have impossible shapes; of its rules fired {rules.replace('; ', ', ')}"
             for pack, rules in _by_pack(fired).items()
         }
+
+
+@dataclass
+class _Part:
+    """A window of a program, what it may take until when, whether in a worker, and its result where it has begun."""
+
+    program: Program
+    budget: Budget
+    deadline: float
+    apart: bool
+    future: Future[Saturated] | None = None
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A program in canonical form, the names it had, the rules and its windows."""
+
+    program: Program
+    names: Mapping[str, str]
+    selection: Selection
+    parts: Sequence[_Part]
 
 
 def _sentence(where: str, reason: str) -> str:

@@ -19,6 +19,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from operator import is_not
@@ -95,13 +97,25 @@ def saturate_program(
     watch: Callable[[str, str], None] | None = None,
 ) -> Saturated:
     """Saturate in this very process. What tensors are called and in which order they stand changes nothing."""
-    egraph = _prepared(selection)
     canonical_program, names = canonical(program)
+    found = saturate_canonical(canonical_program, selection, budget, progress, watch)
+    found.snapshot.rename(names)
+    return found
+
+
+def saturate_canonical(
+    program: Program,
+    selection: Selection,
+    budget: Budget,
+    progress: Callable[[Round], None] | None = None,
+    watch: Callable[[str, str], None] | None = None,
+) -> Saturated:
+    """Saturate in this very process; equal programs of other names or another order may give other results."""
+    egraph = _prepared(selection)
     with egraph.apart(watch):
-        egraph.add_program(canonical_program)
+        egraph.add_program(program)
         done = saturate(egraph, selection.phases, selection.simplification, budget=budget, progress=progress)
         snapshot = Snapshot(egraph)
-    snapshot.rename(names)
     _engines.last = (selection.groups, egraph)
     done.made = dict(snapshot.made)
     return Saturated(snapshot, done)
@@ -124,6 +138,7 @@ def _prepared(selection: Selection) -> EGraph:
 class Worker:
     """A process that saturates one program after the other. Close it, or use it as a context manager.
 
+    Programs are taken as they are: names and order should be canonical.
     A worker that raised a :class:`Fault` is dead (``alive`` is false) unless the fault was an ordinary exception.
     """
 
@@ -155,10 +170,14 @@ class Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def close(self) -> None:
-        """End the process at once."""
+    def kill(self) -> None:
+        """End the process; whoever waits for it gets a :class:`Fault`."""
         if self.alive:
             self._process.kill()
+
+    def close(self) -> None:
+        """End the process at once."""
+        self.kill()
         self._process.wait()
         self._connection.close()
         self._page.close()
@@ -248,6 +267,74 @@ class Worker:
         return Fault(f"{how}: {lines[-1]}" if lines else how, group, rule)
 
 
+class Workers:
+    """Workers that wait for something to do, and threads that wait for those that do something. Close them."""
+
+    def __init__(self) -> None:
+        self._idle: list[Worker] = []
+        self._busy: set[Worker] = set()
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
+        self._pending: list[Future[Any]] = []
+        self._closed = False
+
+    def start(self) -> None:
+        """Let a worker start in the background."""
+        if not self._idle and not self._busy:
+            self.put(self.take())
+
+    def take(self) -> Worker:
+        """A worker that is put back when it has done its work."""
+        with self._lock:
+            if self._closed:
+                raise Fault("the run has ended", limit=True)
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.alive:
+                    break
+                worker.close()
+            else:
+                worker = Worker()
+            self._busy.add(worker)
+            return worker
+
+    def put(self, worker: Worker) -> None:
+        """Have a worker wait for more; a dead one is forgotten."""
+        with self._lock:
+            self._busy.discard(worker)
+            if worker.alive and not self._closed:
+                self._idle.append(worker)
+                return
+        worker.close()
+
+    def submit(self, most: int, task: Callable[..., Saturated], *arguments: Any) -> Future[Saturated]:
+        """Call ``task`` with a worker and the arguments in a thread, of which there are ``most`` at once."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(most, "saturation")
+        future = self._threads.submit(lambda: task(self.take(), *arguments))
+        self._pending.append(future)
+        return future
+
+    def wait(self) -> None:
+        """Until all that was submitted has ended in some way."""
+        wait_for(self._pending)
+        self._pending.clear()
+
+    def close(self) -> None:
+        """End all workers at once; what they were doing raises."""
+        with self._lock:
+            self._closed = True
+            workers = [*self._idle, *self._busy]
+            self._idle.clear()
+            for worker in self._busy:
+                worker.kill()
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+            self._threads = None
+        for worker in workers:
+            worker.close()
+
+
 @dataclass(frozen=True)
 class _Names:
     """The groups and rules of a selection by the numbers on the shared page; number 0 is none."""
@@ -269,12 +356,17 @@ def _pair() -> tuple[Connection, Connection]:
     return multiprocessing.Pipe()
 
 
+# What is pickled by value is global.
+_pickling = threading.Lock()
+
+
 def _handed_over(selection: Selection) -> tuple[Any, ...]:
     """A selection for another process: packs by reference where they have one, else as code by value."""
-    packs = [
-        ("loaded", pack.reference, pack.identity) if pack.reference else ("code", _by_value(pack), pack.name)
-        for pack in selection.packs
-    ]
+    with _pickling:
+        packs = [
+            ("loaded", pack.reference, pack.identity) if pack.reference else ("code", _by_value(pack), pack.name)
+            for pack in selection.packs
+        ]
     return packs, selection.off, selection.named, selection.fp
 
 
@@ -370,7 +462,7 @@ def _answer(
         selection = received[key]
         names = _Names.of(selection)
         numbers = ({n: i for i, n in enumerate(names.groups)}, {n: i for i, n in enumerate(names.rules)})
-        found = saturate_program(program, selection, budget, lambda done: connection.send(("round", done)), watch)
+        found = saturate_canonical(program, selection, budget, lambda done: connection.send(("round", done)), watch)
         watch("", "")
         answer: tuple[Any, ...] = ("done", found.snapshot, found.saturation)
     except BaseException as error:  # a foreign rule may raise anything, and egglog's panics are not Exceptions

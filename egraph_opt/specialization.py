@@ -13,10 +13,12 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from egraph_opt.backends.model_timer import TimedModel, time_models
+from egraph_opt.backends.model_timer import DevicesLost, TimedModel
+from egraph_opt.backends.runner import LocalRunner
 from egraph_opt.contest import TIMING_ROUNDS, is_faster
 from egraph_opt.errors import InputRejected, LimitReached, UsageError, one_line
 from egraph_opt.frontends.onnx_symbols import bind, input_shapes, lengths_of, symbols
+from egraph_opt.limits import Limits
 from egraph_opt.result import Result
 from egraph_opt.run import Options
 from egraph_opt.runtime.progress import Progress, ProgressCallback, silent
@@ -68,6 +70,8 @@ class Specializer:
         bound = bind(original, fixed)
         if not several:
             return self.optimize(bound, label=label, time_limit=self.options.time_limit, progress=self.progress)
+        if self.options.runtime != "onnxruntime":
+            raise UsageError("a model for several lengths is one for onnxruntime; give one length, or no --runtime")
         choices = [dict(zip(several, lengths, strict=True)) for lengths in itertools.product(*several.values())]
         programs = [self._program(bound, lengths, label, len(choices) - i) for i, lengths in enumerate(choices)]
         with tempfile.TemporaryDirectory(prefix="egraph-opt-") as folder:
@@ -260,14 +264,14 @@ class _Assembly:
         for program in kept:
             try:
                 found = self._compared(program.lengths, model)
-            except (InputRejected, LimitReached) as error:
+            except (InputRejected, LimitReached, DevicesLost) as error:
                 program.latency, program.dropped = None, one_line(str(error))
                 continue
             program.latency = Latency.of(found)
             if not is_faster(found):
                 program.dropped = f"{found.ratio.median:.2f}x inside the whole is not worthwhile"
         if self.other is not None and not any(program.dropped for program in kept):
-            with suppress(InputRejected, LimitReached):
+            with suppress(InputRejected, LimitReached, DevicesLost):
                 self.other = replace(self.other, latency=Latency.of(self._compared(self.other.lengths, model)))
 
     def _compared(self, lengths: Lengths, model: TimedModel) -> Comparison:
@@ -277,7 +281,7 @@ class _Assembly:
         """
         self.run.progress(Progress("time", f"{text_of(lengths)}: original and optimized, in turns"))
         left = self.run.left()
-        samples = time_models(
+        samples = (self.run.options.runner or LocalRunner()).time_models(
             [TimedModel(self._reference), model],
             rounds=TIMING_ROUNDS,
             seed=self.run.options.seed,
@@ -285,7 +289,7 @@ class _Assembly:
             fill=self._judge(lengths).fill,
             threads=self.run.options.threads,
             enough_seconds=max(min(TIMING_SECONDS, left / 2), 0.1),
-            timeout=None if left == inf else max(left, 0.0) + 1,
+            limits=Limits() if left == inf else Limits(time.monotonic() + max(left, 0.0) + 1),
         )
         return Comparison.of(*samples)
 

@@ -115,7 +115,12 @@ class Judge:
     def verdict(self, candidate: TimedModel, regions: Sequence[Region]) -> Accuracy | str | None:
         """The errors of a candidate, None when nothing is to be compared, or in words why it is wrong."""
         try:
-            self.sessions.open(candidate.model, kernel_library=candidate.kernel_library, threads=self.threads)
+            self.sessions.open(
+                candidate.model,
+                kernel_library=candidate.kernel_library,
+                threads=self.threads,
+                runtime=candidate.runtime,
+            )
             answers = [self.sessions.run(inputs, seconds=RUN_SECONDS) for inputs, _ in self.expected]
             self._release()
         except (InputRejected, BackendMissing, LimitReached) as failure:

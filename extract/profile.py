@@ -164,11 +164,19 @@ class Profile:
 
     def knows(self, signature: str, implementation: str) -> bool:
         """Whether this implementation of a step was measured, or failed."""
-        return implementation in self.measured.get(self._key(signature), {})
+        return self.measured_as(signature, implementation) is not None
+
+    def implementations(self, signature: str) -> tuple[Measurement, ...]:
+        """All that was measured of a step, or failed."""
+        return tuple(self.measured.get(self._key(signature), {}).values())
+
+    def measured_as(self, signature: str, implementation: str) -> Measurement | None:
+        """What is known of one implementation of a step."""
+        return self.measured.get(self._key(signature), {}).get(implementation)
 
     def failure(self, signature: str, implementation: str) -> str:
         """Why this implementation of a step failed; empty where it did not."""
-        found = self.measured.get(self._key(signature), {}).get(implementation)
+        found = self.measured_as(signature, implementation)
         return "" if found is None or found.samples else found.error
 
     def comparison(self, original: str, candidate: str) -> tuple[Sequence[float], Sequence[float]] | None:

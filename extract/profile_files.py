@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from egraph_opt.backends import tvm_trace
 from egraph_opt.errors import InputRejected
-from egraph_opt.extract.profile import MOST_ROWS, Profile, open_read_only
+from egraph_opt.extract.profile import KERNEL, MOST_ROWS, Profile, open_read_only
 
 # What an imported measurement may be: milliseconds, samples, characters of a text.
 LONGEST_SAMPLE, MOST_SAMPLES, LONGEST_TEXT = 1e6, 1000, 1 << 17
@@ -106,4 +107,10 @@ def _is_sane(row: Row) -> bool:
         return False
     if not isinstance(samples, list) or len(samples) > MOST_SAMPLES or bool(samples) == bool(texts[4]):
         return False
+    schedule = texts[2].removeprefix(KERNEL)
+    if schedule != texts[2] and tvm_trace.is_trace(schedule):
+        try:
+            tvm_trace.checked(schedule)
+        except InputRejected:
+            return False
     return all(type(sample) in (int, float) and 0 < sample < LONGEST_SAMPLE for sample in samples)

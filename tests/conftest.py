@@ -1,6 +1,6 @@
 """Small models every test may use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 SaveModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests that measure wait for nobody: neither for tests in other processes nor for the user's own measurements."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.getbasetemp()
+        patch.setattr("egraph_opt.backends.machine_lock.default_cache_folder", lambda: folder)
+        yield
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from egraph_opt.backends.environment import working_compiler
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(examples.__path__))
 # These build kernels.
-NEED_COMPILER = ("own_kernel", "own_scalar_function")
+NEED_COMPILER = ("own_kernel", "own_scalar_function", "own_schedule")
 LONGEST = 80
 
 

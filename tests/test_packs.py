@@ -215,7 +215,7 @@ def test_a_bad_entry_point(value: str, complaint: str, monkeypatch: pytest.Monke
         ("1 / 0", "raised when it was loaded: ZeroDivisionError"),
         ("import sys; sys.exit(0)", "ends the process"),
         ("def broken(:", "raised when it was loaded: SyntaxError"),
-        ("x = 1", "is empty: it defines no Pack, RuleGroup or Rule at module level"),
+        ("x = 1", "is empty: no Pack, RuleGroup, Rule or schedule is at module level"),
         ("from egraph_opt.egraph.language import *\nbecomes('r', TensorVar('x').sum(1), TensorVar('y').sum(1))", "'y'"),
         (
             "from egraph_opt.packs import Pack\nP = Pack('two words', ())\nfrom egraph_opt.rules import derivation",

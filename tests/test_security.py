@@ -61,6 +61,8 @@ UNSAFE = {"system", "popen", "mktemp", "NamedTemporaryFile"}
 ALLOWED = {
     ("egraph_opt/saturation_worker.py", "pickle"): "between a process and the worker it started, over a private file",
     ("egraph_opt/saturation_worker.py", "cloudpickle"): "the same, for rule packs",
+    ("egraph_opt/backends/processes.py", "pickle"): "the same, with processes that work for this one",
+    ("egraph_opt/backends/tracker.py", "socket"): "the tracker that the user names",
     ("egraph_opt/packs.py", "exec_module"): "a rule pack that the user names is code",
     ("egraph_opt/backends/onnxruntime.py", "register_custom_ops_library"): "libraries built here, or trusted ones",
     ("egraph_opt/gpu/cuda_device.py", "ctypes"): "the CUDA driver; a bundle or program that is run is code",

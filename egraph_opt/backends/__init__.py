@@ -1,1 +1,1 @@
-"""Operator libraries and code generators. The only importer of onnxruntime and tvm."""
+"""Runtimes, operator libraries and code generators. The only importer of onnxruntime, openvino and tvm."""

@@ -1,7 +1,9 @@
 """Sessions of onnxruntime: the operator library, the judge of original models, and the runtime of optimized ones."""
 
+import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,13 @@ RANDOM: Fill = (None, None)
 
 PROVIDERS = ("CPUExecutionProvider",)
 # y = Identity(x) over one float, opset 13, serialized: backends do not import onnx.
-_EMPTY_MODEL = bytes.fromhex(
+EMPTY_MODEL = bytes.fromhex(
     "080812003a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a02"
     "0801620f0a0179120a0a08080112040a02080142040a00100d"
 )
 SILENT = 4
+# Seconds in which new threads begin their work.
+_SETTLE_SECONDS = 1.0
 MAXIMUM_INPUT_BYTES = 8 << 30
 NUMPY_TYPES: Mapping[str, type[Any]] = {
     "tensor(float)": np.float32,
@@ -96,12 +100,41 @@ def make_session(
 
 
 def create_process_pool(threads: int | None) -> None:
-    """Make one thread pool for all sessions of this process.
+    """Make one thread pool for all sessions of this process, with the threads that one session of its own would have.
 
-    Only for processes of our own: afterwards onnxruntime refuses every session with a pool of its own, and the pool can
-    be neither resized nor removed.
+    A session that chooses their number itself also pins each of them to a processor, which a pool does not: here its
+    threads are pinned likewise. Only for processes of our own: afterwards onnxruntime refuses every session with a pool
+    of its own, and the pool can be neither resized nor removed.
     """
-    _onnxruntime().set_global_thread_pool_sizes(threads or 0, 1)
+    usual = _pinning_by(lambda: make_session(EMPTY_MODEL, threads=threads))
+    pool = _pinning_by(lambda: _onnxruntime().set_global_thread_pool_sizes(threads or 0, 1))
+    for (thread, _), (_, processors) in zip(sorted(pool.items()), sorted(usual.items()), strict=False):
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(thread, processors)
+
+
+def _pinning_by(start: Callable[[], Any]) -> dict[int, set[int]]:
+    """The processors of the threads that something starts and keeps, by their numbers; nothing where nobody tells."""
+    before, kept = _threads(), start()
+    until = time.monotonic() + _SETTLE_SECONDS
+    found = {}
+    for thread in _threads() - before:
+        with contextlib.suppress(OSError):  # it was a short one
+            # A thread pins itself, at some time before it first falls asleep.
+            while _state(thread) != "S" and time.monotonic() < until:
+                time.sleep(0.001)
+            found[thread] = os.sched_getaffinity(thread)
+    del kept
+    return found
+
+
+def _state(thread: int) -> str:
+    return Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _threads() -> set[int]:
+    tasks = Path("/proc/self/task")
+    return {int(name) for name in os.listdir(tasks)} if tasks.is_dir() else set()
 
 
 def input_specs(session: Any) -> tuple[ValueSpec, ...]:
@@ -192,12 +225,6 @@ def bound_caller(session: Any, inputs: Mapping[str, Array]) -> Callable[[], obje
     return call
 
 
-def empty_caller() -> Callable[[], object]:
-    """A call of a model that does nothing, bound like `bound_caller`: what every measurement pays for the call."""
-    session = make_session(_EMPTY_MODEL, process_pool=True)
-    return bound_caller(session, {"x": np.zeros(1, np.float32)})
-
-
 def reason(error: BaseException) -> str:
     """What onnxruntime complains about, on one line, without its error number."""
     text = one_line(str(error))
@@ -220,7 +247,7 @@ def _onnxruntime() -> Any:
 
 
 def _spec(value: Any) -> ValueSpec:
-    shape = value.shape if isinstance(value.shape, list) else []
+    shape = value.shape if isinstance(value.shape, list | tuple) else []
     return ValueSpec(value.name, value.type, tuple(shape))
 
 

@@ -18,7 +18,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx.build import codegen_build
 
-from egraph_opt.backends import tvm_lower, tvm_own
+from egraph_opt.backends import tvm_lower, tvm_own, tvm_scheduled, tvm_trace
 from egraph_opt.backends.tvm_own import OwnKernel
 from egraph_opt.errors import BackendMissing, EgraphOptError, UsageError
 from egraph_opt.ir import extensions
@@ -32,7 +32,8 @@ CODE_VERSION = 2
 
 @dataclass(frozen=True)
 class Kernel:
-    """A body over sources ``in0, in1, …`` (see program.kernel_signature), its sources in order, and a schedule text.
+    """A body over sources ``in0, in1, …`` (see program.kernel_signature), its sources in order, and a schedule: text
+    of ``tvm_schedule``, or a trace (``tvm_trace``) that arranges the kernel's blocks.
 
     The custom operator's output has ``shape`` if given, which must hold as many elements as the body. ``functions``
     follows from the body: the versions of the scalar functions in it that users added.
@@ -94,11 +95,21 @@ def host_target() -> dict[str, Any]:
     return {"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
 
 
-def _module(kernel: AnyKernel, target: Mapping[str, Any]) -> Any:
+def arranged(kernel: Kernel) -> Any:
+    """The loop nest of a generated kernel as a TVM module, its schedule applied."""
+    make = tvm_scheduled.scheduled_module if tvm_trace.is_trace(kernel.schedule) else tvm_lower.kernel_module
+    return make(kernel.name, kernel.body, kernel.inputs, kernel.schedule)
+
+
+def machine_code(kernel: AnyKernel, target: Mapping[str, Any] | None = None) -> Any:
+    """The kernel compiled for a target (default: this machine), as a TVM module."""
+    target = target or host_target()
     if isinstance(kernel, OwnKernel):
         return tvm_own.compiled(kernel, tvm.target.Target(dict(target)))
-    module = tvm_lower.kernel_module(kernel.name, kernel.body, kernel.inputs, kernel.schedule)
     goal = tvm.target.Target(dict(target))
+    if tvm_trace.is_trace(kernel.schedule):
+        return tvm_scheduled.compiled(arranged(kernel), goal)
+    module = arranged(kernel)
     # Only the passes that turn a finished loop nest into code. Kernels use flat buffers and
     # nothing that LowerIntrin would have to expand, and the simplifier would find nothing; all of them analyse every
     # binding, which costs minutes on long bodies.
@@ -117,13 +128,13 @@ def compile_object(kernel: AnyKernel, target: Mapping[str, Any] | None = None) -
     """The kernel as a relocatable object file for a target (default: this machine)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.o")
-        _module(kernel, target or host_target()).write_to_file(str(path))
+        machine_code(kernel, target).write_to_file(str(path))
         return path.read_bytes()
 
 
 @lru_cache(maxsize=256)
 def _compiled(kernel: Kernel) -> Any:
-    return _module(kernel, host_target())[kernel.name]
+    return machine_code(kernel)[kernel.name]
 
 
 def jit(kernel: Kernel) -> Any:

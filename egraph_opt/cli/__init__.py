@@ -8,7 +8,21 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from egraph_opt.cli import bench, cache, check, derive, doctor, explain, optimize, plan, profile, rules, run
+from egraph_opt.cli import (
+    bench,
+    cache,
+    check,
+    derive,
+    doctor,
+    explain,
+    kernel,
+    optimize,
+    plan,
+    profile,
+    rules,
+    run,
+    worker,
+)
 from egraph_opt.errors import (
     INTERNAL_EXIT_CODE,
     BackendMissing,
@@ -19,7 +33,7 @@ from egraph_opt.errors import (
     one_line,
 )
 
-COMMANDS = (optimize, check, bench, explain, doctor, derive, rules, cache, plan, profile, run)
+COMMANDS = (optimize, check, bench, explain, kernel, doctor, derive, rules, cache, plan, profile, run, worker)
 
 DESCRIPTION = """\
 Make an ONNX model faster without changing what it computes.
@@ -34,6 +48,7 @@ examples:
   egraph-opt check model.onnx model.opt.onnx compare all outputs on random inputs
   egraph-opt bench model.onnx model.opt.onnx time both, interleaved
   egraph-opt explain model.opt.onnx          by which rules it came about, what else there was and what it costs
+  egraph-opt kernel show model.opt.onnx      its generated kernels: what they compute, schedule, code, assembly
   egraph-opt derive conv --kernel 5,3        what one operator can be turned into, and by which rules
   egraph-opt rules show bias                 what a rule says; list and test show them all and try them out
   egraph-opt doctor                          what this machine offers

@@ -5,6 +5,8 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
+from egraph_opt.backends.runtimes import NAMES as RUNTIMES
+
 
 def whole_number(minimum: int) -> Callable[[str], int]:
     """A type for whole numbers from `minimum` on."""
@@ -29,6 +31,17 @@ def seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return value
+
+
+def factor(text: str) -> float:
+    """How many times something, at least 1; may be infinite."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
     return value
 
 
@@ -90,6 +103,27 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         "--trust-kernels",
         action="store_true",
         help="run the code of a .kernels.so beside a model although it was not built here",
+    )
+
+
+def runtime_names(text: str) -> tuple[str, ...]:
+    """``openvino`` for all models, ``onnxruntime,openvino`` for one each."""
+    names = tuple(text.split(","))
+    unknown = [name for name in names if name not in RUNTIMES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown runtime {unknown[0]!r}; known: {', '.join(RUNTIMES)}")
+    return names
+
+
+def add_runtime_option(parser: argparse.ArgumentParser) -> None:
+    """--runtime, for commands that run models as they are."""
+    parser.add_argument(
+        "--runtime",
+        type=runtime_names,
+        default=("",),
+        metavar="NAME[,NAME]",
+        help=f"what runs the models: {', '.join(RUNTIMES)}; one for both or one for each (default: what the model was"
+        " optimized for, onnxruntime where it does not say)",
     )
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egraph_opt.cli.arguments import add_rule_options, byte_count, choice_of_lengths, seconds, whole_number
+from egraph_opt.backends.runtimes import CHOICES, DEFAULT
+from egraph_opt.cli.arguments import add_rule_options, byte_count, choice_of_lengths, factor, seconds, whole_number
 from egraph_opt.errors import InputRejected, UsageError
+from egraph_opt.run import SLOWEST
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from egraph_opt.result import Result
 
 SUMMARY = "write a faster, verified version of a model"
@@ -21,9 +26,14 @@ EXAMPLES = (
     "egraph-opt optimize model.onnx -o fast.onnx --report fast.json",
     "egraph-opt optimize model.onnx --portable            standard ONNX operators only",
     "egraph-opt optimize model.onnx --cost static         no measurements: quick, less sure",
+    "egraph-opt optimize model.onnx --cost traffic        fewest bytes moved; also memory, energy, launches",
+    "egraph-opt optimize model.onnx --peak-memory 8M      the fastest whose intermediate buffers fit into 8 MiB",
+    "egraph-opt optimize model.onnx --runtime auto        for the fastest of all runtimes that are installed",
+    "egraph-opt optimize model.onnx --trials 128          also tune the loops of the costliest generated kernels",
     "egraph-opt optimize model.onnx --shape N=8           for this length of the symbolic dimension N only",
     "egraph-opt optimize model.onnx --shape N=1,4,16      a program for each of these, the original for any other",
     "egraph-opt optimize model.onnx --rules +mine.py,-epilogue   with the rules of a file, without a built-in group",
+    "egraph-opt optimize model.onnx --rpc-tracker 127.0.0.1:9190 --rpc-key epyc   timed on other machines, for them",
 )
 
 
@@ -62,10 +72,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=whole_number(1), metavar="N", help="threads of onnxruntime (default: its own choice)"
     )
     parser.add_argument(
+        "--jobs",
+        type=whole_number(1),
+        metavar="N",
+        help="processes that search and compile side by side (default: one per processor); changes the time only",
+    )
+    parser.add_argument(
         "--cost",
-        choices=("measured", "static"),
         default="measured",
-        help="choose by measurement on this machine (default) or by a static model",
+        metavar="MODEL",
+        help="what to choose by: measured (default: time on this machine), static (time by a roofline, nothing is"
+        " measured), memory (peak of intermediate buffers), traffic (bytes moved), energy (joules by a rough count),"
+        " launches (number of kernels and library calls), or FILE.py:NAME, a function of one step",
+    )
+    parser.add_argument(
+        "--peak-memory",
+        type=byte_count,
+        metavar="SIZE",
+        help="what intermediate buffers may take at once, such as 64M (default: no limit)",
+    )
+    parser.add_argument(
+        "--slowest",
+        type=factor,
+        default=SLOWEST,
+        metavar="FACTOR",
+        help="what is not chosen by its time may take so many times the expected time of the fastest program"
+        f" (default {SLOWEST:g}; inf for any)",
     )
     parser.add_argument(
         "--profile-db", type=Path, metavar="FILE", help="profile database (default: in the cache folder)"
@@ -79,6 +111,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one length for a symbolic dimension (which is then fixed), or several (N=1,4,16; or N=8,*): programs for"
         " these, chosen at run time, and the original for any other; INPUT=1,3,224,224 gives the shape of an input,"
         " INPUT[0]=8 an axis without a name; repeatable",
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=CHOICES,
+        default=DEFAULT,
+        help="what will run the model: onnxruntime (default), openvino or torch (standard operators, chosen by what"
+        " they cost there), or auto for the fastest of all that are installed",
+    )
+    parser.add_argument(
+        "--rpc-tracker",
+        default="",
+        metavar="HOST:PORT",
+        help="time on the devices of this TVM RPC tracker, for which the program then is; see egraph-opt worker --help",
+    )
+    parser.add_argument("--rpc-key", default="", metavar="KEY", help="which devices of the tracker")
+    parser.add_argument(
+        "--trials",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="tune the generated kernels that take most of the time with N schedules in all, e.g. 64 (default 0)",
+    )
+    parser.add_argument(
+        "--tuning-seconds",
+        type=seconds,
+        default=300.0,
+        metavar="S",
+        help="time limit of tuning (default 300); a run that it ends is continued by the next one",
     )
     add_rule_options(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
@@ -103,9 +163,10 @@ def run(options: argparse.Namespace) -> int:
         limits = {"time_limit": options.time_limit, "memory": options.memory_limit}
         result = kept(options.model, options.keep, portable=options.portable, threads=options.threads, **limits)
         return _write(options, result, output)
+    from egraph_opt.packs import cost_model
     from egraph_opt.pipeline import optimize
 
-    with shown(quiet=options.quiet, every_event=options.verbose > 0) as progress:
+    with devices(options) as executor, shown(quiet=options.quiet, every_event=options.verbose > 0) as progress:
         result = optimize(
             options.model,
             target=options.target,
@@ -115,14 +176,32 @@ def run(options: argparse.Namespace) -> int:
             memory_limit=options.memory_limit,
             seed=options.seed,
             threads=options.threads,
-            cost=options.cost,
+            jobs=options.jobs,
+            cost=cost_model(options.cost) if ":" in options.cost else options.cost,
+            peak_memory=options.peak_memory,
+            slowest=options.slowest,
             profile_db=options.profile_db,
             rules=options.rules,
             fp=options.fp,
             shapes=dict(options.shape),
+            runtime=options.runtime,
+            executor=executor,
+            trials=options.trials,
+            tuning_seconds=options.tuning_seconds,
             progress=progress,
         )
     return _write(options, result, output)
+
+
+def devices(options: argparse.Namespace) -> AbstractContextManager[Executor | None]:
+    """The devices on which to measure, None for this machine. Raises as `TrackerExecutor`."""
+    if bool(options.rpc_tracker) != bool(options.rpc_key):
+        raise UsageError("--rpc-tracker and --rpc-key belong together")
+    if not options.rpc_tracker:
+        return nullcontext()
+    from egraph_opt.backends.tracker import TrackerExecutor
+
+    return TrackerExecutor(options.rpc_tracker, options.rpc_key)
 
 
 def _for_gpu(options: argparse.Namespace) -> int:
@@ -130,10 +209,9 @@ def _for_gpu(options: argparse.Namespace) -> int:
     from egraph_opt.cli.progress import shown
     from egraph_opt.offline import choose
     from egraph_opt.runtime.artifacts import choose_file
+    from egraph_opt.runtime.quantities import byte_text
     from egraph_opt.runtime.timing import significant
 
-    if options.profile_db is None:
-        raise UsageError("a GPU target needs --profile-db: the measurements of egraph-opt profile on that GPU")
     output = choose_file(options.model, options.output, ".gpu", "program")
     with shown(quiet=options.quiet, every_event=options.verbose > 0) as progress:
         program = choose(
@@ -151,7 +229,11 @@ def _for_gpu(options: argparse.Namespace) -> int:
         works = [step.work for step in program.steps if step.work is not None]
         kernels = sum(work.is_kernel for work in works)
         print(f"{len(works) - kernels} library calls and {kernels} kernels, {significant(program.seconds * 1e3)} ms")
-        print(f"chosen by the measurements of {program.device}")
+        print(f"intermediate results take {byte_text(program.memory().peak)} at once")
+        if "not measured" in program.device:
+            print(f"NOT MEASURED: chosen by a {program.device.partition('; ')[2]}; see egraph-opt plan and profile")
+        else:
+            print(f"chosen by the measurements of {program.device}")
         print(f"written: {output}; on the GPU machine: egraph-opt run {output}")
     return 0
 

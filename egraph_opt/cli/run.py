@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from egraph_opt.gpu.devices import device_of
     from egraph_opt.gpu.files import Program, read_arrays, write_arrays
     from egraph_opt.gpu.running import Runner, random_inputs
+    from egraph_opt.runtime.quantities import byte_text
     from egraph_opt.runtime.timing import significant
 
     program = Program.read(options.program)
@@ -55,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
         largest = significant(float(abs(value).max(initial=0.0)))
         rows.append((name, "x".join(map(str, value.shape)) or "scalar", largest))
     print(table(rows))
+    peak, arena = byte_text(program.memory().peak), byte_text(runner.memory.peak)
+    print(f"intermediate results take {peak} at once; those that steps can place lie in one arena of {arena}")
     if options.rounds:
         spread = runner.latency(inputs, rounds=options.rounds)
         print(f"latency on {device.key}: {spread} ms (expected {significant(program.seconds * 1e3)} ms)")

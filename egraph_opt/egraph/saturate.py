@@ -109,6 +109,29 @@ def saturate(
     return run.result
 
 
+def together(parts: Sequence[Saturation]) -> Saturation:
+    """How several saturations went, of parts of one program: phase by phase, their e-nodes and seconds added up."""
+    whole = Saturation()
+    sizes = [part.rounds[0].before if part.rounds else 0 for part in parts]
+    left = [list(part.rounds) for part in parts]
+    while any(left):
+        phase = next(rounds for rounds in left if rounds)[0].phase
+        before, seconds = sum(sizes), 0.0
+        matches: dict[str, int] = {}
+        for number, rounds in enumerate(left):
+            if rounds and rounds[0].phase == phase:
+                done = rounds.pop(0)
+                sizes[number] = done.enodes
+                seconds += done.seconds
+                _count(matches, done.matches)
+        whole.rounds.append(Round(phase, sum(sizes), seconds, before, matches))
+    for part in parts:
+        _count(whole.matches, part.matches)
+        whole.seconds += part.seconds
+        whole.stop = part.stop if whole.stop == "saturated" else whole.stop
+    return whole
+
+
 class _Run:
     def __init__(self, egraph: EGraph, simplification: RuleGroup, budget: Budget) -> None:
         self.egraph = egraph

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from egraph_opt.egraph import canonical, primitives
 from egraph_opt.egraph.engine import EGraph
@@ -20,23 +20,27 @@ from egraph_opt.ir.expr import Extents
 Field = str | int
 
 # Where the sub-terms stand among the arguments of every constructor.
-_OPERANDS = {
+OPERANDS = {
     name: tuple(i for i, sort in enumerate(inputs) if sort in ("Tensor", "Buffer", "Args"))
     for name, (inputs, _) in CONSTRUCTORS.items()
 }
 
 
-@dataclass(frozen=True)
-class ENode:
-    """A constructor applied to class ids (for sub-terms) and literals, in the order of ``CONSTRUCTORS``."""
-
+class _Fields(NamedTuple):
     constructor: str
     arguments: tuple[Field, ...]
+
+
+class ENode(_Fields):
+    """A constructor applied to class ids (for sub-terms) and literals, in the order of ``CONSTRUCTORS``.
+
+    A tuple, since it is compared and hashed more than anything else.
+    """
 
     @cached_property
     def children(self) -> tuple[int, ...]:
         """Class ids of the sub-terms."""
-        return tuple([int(self.arguments[position]) for position in _OPERANDS[self.constructor]])
+        return tuple([int(self.arguments[position]) for position in OPERANDS[self.constructor]])
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,19 @@ class Snapshot:
     def __init__(self, egraph: EGraph) -> None:
         with no_collection():
             self._read(egraph)
+
+    @classmethod
+    def of(
+        cls,
+        classes: dict[int, list[ENode]],
+        sorts: dict[int, str],
+        names: dict[str, int],
+        derivations: list[Derivation],
+    ) -> Snapshot:
+        """A snapshot of these tables."""
+        found = cls.__new__(cls)
+        found.classes, found.sorts, found.names, found.derivations = classes, sorts, names, derivations
+        return found
 
     def _read(self, egraph: EGraph) -> None:
         frozen = egraph.egglog.freeze().functions
@@ -136,7 +153,8 @@ class Snapshot:
     @cached_property
     def made(self) -> Mapping[str, int]:
         """How many e-nodes every rule made out of others: whole right-hand sides, and the sums and calls in them."""
-        return Counter(rule for rule, _ in {(d.rule, d.result) for d in self.derivations})
+        with no_collection():
+            return Counter(rule for rule, _ in {(d.rule, d.result) for d in self.derivations})
 
     def _renumber(self) -> None:
         """Bring ids, classes and e-nodes into an order that depends on the terms alone."""
@@ -147,7 +165,7 @@ class Snapshot:
         @cache
         def renumbered(node: ENode) -> ENode:
             arguments = list(node.arguments)
-            for position in _OPERANDS[node.constructor]:
+            for position in OPERANDS[node.constructor]:
                 arguments[position] = new[int(arguments[position])]
             return ENode(node.constructor, tuple(arguments))
 
@@ -157,7 +175,8 @@ class Snapshot:
         }
         self.sorts = {new[owner]: self.sorts[owner] for owner in sorted(self.sorts, key=new.__getitem__)}
         self.names = {name: new[owner] for name, owner in sorted(self.names.items())}
-        self.derivations = [Derivation(d.rule, renumbered(d.origin), renumbered(d.result)) for d in self.derivations]
+        found = ((d.rule, renumbered(d.origin), renumbered(d.result)) for d in self.derivations)
+        self.derivations = [Derivation(*parts) for parts in sorted(found)]
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Give sources and tensors other names; the order of classes and e-nodes stays."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
@@ -31,12 +31,13 @@ class Portable:
     constants: Mapping[str, np.ndarray]
 
 
-def express(name: str, body: Tensor) -> Portable | None:
+def express(name: str, body: Tensor, view: Callable[[StepWriter, Value, IndexMap], Value] = view) -> Portable | None:
     """The body of a kernel (a term over Sources) as library calls and reshapes; None when it has no such form.
 
-    The last step is called ``name``, the others and the constants ``name/0``, ``name/1`` …
+    The last step is called ``name``, the others and the constants ``name/0``, ``name/1`` … Views are written by
+    ``view``, which raises Inexpressible for one that it cannot write.
     """
-    writer = _Writer(name)
+    writer = _Writer(name, write_view=view)
     try:
         result = writer.materialized(writer.tensor(body))
     except Inexpressible:
@@ -51,6 +52,7 @@ def express(name: str, body: Tensor) -> Portable | None:
 
 @dataclass
 class _Writer(StepWriter):
+    write_view: Callable[[StepWriter, Value, IndexMap], Value] = view
     _known: dict[Tensor, Value] = field(default_factory=dict)
 
     def tensor(self, term: Tensor) -> Value:
@@ -71,7 +73,7 @@ class _Writer(StepWriter):
             case View(_, index) if any(guard.is_constant and guard.constant for guard in index.guards):
                 return self.constant(index.fill, index.result)  # it reads nothing
             case View(inner, index):
-                return view(self, self.tensor(inner), index)
+                return self.write_view(self, self.tensor(inner), index)
             case Softmax(inner, count):
                 return self._softmax(self.tensor(inner), count)
             case Reduce():
@@ -143,7 +145,7 @@ class _Writer(StepWriter):
             inner, index, where = parts[0]
             if not all(part.is_all(extents[axis]) for axis, part in enumerate(where) if axis not in done):
                 return None
-            return view(self, self.tensor(inner), restricted(index, where))
+            return self.write_view(self, self.tensor(inner), restricted(index, where))
         for axis, extent in enumerate(extents):
             keys = sorted({where[axis] for _, _, where in parts}, key=lambda part: part.offset)
             if axis in done or len(keys) == 1:

@@ -52,7 +52,7 @@ def _origin(position: int, count: int, length: int, scale: float, transform: str
         case "pytorch_half_pixel" if length == 1:
             return 0.0
         case "half_pixel_symmetric":
-            return count / 2 * (1 - length / (scale * count)) + (position + 0.4) / scale - 0.5
+            return count / 2 * (1 - length / (scale * count)) + (position + 0.5) / scale - 0.5
     return (position + 0.5) / scale - 0.5
 
 

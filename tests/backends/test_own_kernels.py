@@ -1,5 +1,7 @@
 """Kernels of added functions and operators: right values, new names for new code, complaints that say what is wrong."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from egraph_opt.backends import tvm_build
 from egraph_opt.backends.environment import find_compiler
 from egraph_opt.backends.model_timer import Expected, TimedModel, time_each
 from egraph_opt.backends.onnxruntime import make_session
+from egraph_opt.backends.timing_worker import drawn
 from egraph_opt.backends.tvm_own import own_kernel
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.extract.alternatives import Alternative, signature
@@ -14,6 +17,7 @@ from egraph_opt.extract.implement import Implementer
 from egraph_opt.extract.own_kernels import refuse_wrong, trial
 from egraph_opt.extract.profile import Profile
 from egraph_opt.extract.profiler import KERNEL, Profiler, Runnable
+from egraph_opt.extract.trials import expected
 from egraph_opt.frontends.onnx_standalone import standalone
 from egraph_opt.ir import extensions
 from egraph_opt.ir.library import LibraryOperator, OnnxOperator
@@ -204,16 +208,28 @@ def test_a_kernel_that_was_never_timed_is_tried_before_it_is_used(tmp_path):
 
 def test_a_model_that_gives_something_else_is_not_timed():
     model = standalone([Step("y", Call("Softmax", "axis=1", (Source("x", SHAPE),), SHAPE))])
-    values = np.ones(SHAPE, np.float32)
-    right, wrong = (Expected({"x0": values}, np.full(SHAPE, n, np.float32)) for n in (1 / 7, 1 / 6))
-    timed = time_each([TimedModel(model, expected=right), TimedModel(model, expected=wrong)], rounds=1, threads=1)
-    assert timed[0][0]
-    assert timed[1] == ([], "it does not compute what it should: it differs by 1.4e-01 of its range")
+    (x,) = (value.astype(np.float64) for value in drawn([SHAPE]))
+    meant = (np.exp(x) / np.exp(x).sum(1, keepdims=True)).reshape(-1)
+    wrong = meant.copy()
+    wrong[23] *= 1.5
+    places = np.arange(35)
+    nan = np.where(places == 3, np.nan, meant)
+    unsure = expected(places, np.where(places == 3, 0.9, meant), nan)  # rounding decides whether it is a number
+    several = [expected(places, meant), expected(places, wrong), expected(places, nan), unsure]
+    somewhere = expected(places[::2], wrong[::2])  # not where it is wrong
+    last = Expected(places, wrong, np.where(wrong == meant, 1e-3, np.inf))
+    timed = time_each([TimedModel(model, expected=e) for e in (*several, somewhere, last)], rounds=1, threads=1)
+    problem = "it does not compute what it should: "
+    assert [bool(samples) for samples, _ in timed] == [True, False, False, True, True, True]
+    assert re.fullmatch(problem + r"it differs by .*e-02 of its range, first at \[3, 2\]", timed[1][1])
+    assert timed[2][1] == problem + "NaN or infinities in different places, first at [0, 3]"
 
 
 def test_trials_have_the_meaning_in_float64():
     with extensions.extended(operator()):
         kernel = own_kernel("RowNorm", "", [SHAPE], SHAPE)
-        _, expected = trial(called(), kernel, 17)
-    x = expected.inputs["x0"].astype(np.float64)
-    np.testing.assert_allclose(expected.output, x / np.sqrt((x * x).sum(1, keepdims=True)), rtol=1e-6)
+        _, found = trial(called(), kernel, 17)
+    (x,) = (value.astype(np.float64) for value in drawn([SHAPE]))
+    meant = x / np.sqrt((x * x).sum(1, keepdims=True))
+    np.testing.assert_allclose(found.values.reshape(SHAPE), meant, rtol=1e-6)
+    assert found.allowed.max() < 1.1e-4

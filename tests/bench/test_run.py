@@ -13,6 +13,7 @@ from bench import run
 from bench.ceilings import Ceilings
 from bench.models.builder import GraphBuilder
 from bench.timing import Comparison, Worker, WorkerError, compare, kernel_library, largest_error
+from egraph_opt.backends import runtimes
 
 
 def save_linear(path: Path, *, gain: float = 1.0) -> Path:
@@ -21,8 +22,8 @@ def save_linear(path: Path, *, gain: float = 1.0) -> Path:
     return path
 
 
-def optimizer_that_returns_the_model(model: Path) -> SimpleNamespace:
-    return SimpleNamespace(save=lambda path: path.write_bytes(model.read_bytes()))
+def optimizer_that_returns_the_model(model: Path, runtime: str) -> SimpleNamespace:
+    return SimpleNamespace(save=lambda path: path.write_bytes(model.read_bytes()), runtime=runtime)
 
 
 def test_comparison_takes_ratios_round_by_round() -> None:
@@ -69,6 +70,20 @@ def test_worker_reports_what_onnxruntime_says(tmp_path: Path) -> None:
         worker.measure(1)
 
 
+@pytest.mark.skipif(bool(runtimes.problem("openvino")), reason="openvino is not installed")
+def test_worker_runs_a_model_in_the_runtime_it_is_for(tmp_path: Path) -> None:
+    original, candidate = save_linear(tmp_path / "original.onnx"), tmp_path / "candidate.onnx"
+    model = onnx.load(original)
+    model.metadata_props.add(key=runtimes.KEY, value="openvino")
+    onnx.save(model, candidate)
+    comparison = compare(original, candidate, rounds=1, threads=1)
+    assert comparison.largest_error < 1e-5
+    model.metadata_props[0].value = "abacus"
+    onnx.save(model, candidate)
+    with Worker(candidate, threads=1) as worker, pytest.raises(WorkerError, match="unknown runtime 'abacus'"):
+        worker.outputs()
+
+
 def test_worker_registers_the_kernel_library_beside_the_model(tmp_path: Path) -> None:
     model = save_linear(tmp_path / "model.opt.onnx")
     assert kernel_library(model) == tmp_path / "model.opt.kernels.so"
@@ -88,7 +103,7 @@ def test_prepare_saves_both_models(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_prepare_returns_a_failure_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(model: Path) -> None:
+    def fail(model: Path, runtime: str) -> None:
         raise ValueError("no such rule\nand more")
 
     monkeypatch.setitem(sys.modules, "egraph_opt", SimpleNamespace(optimize=fail))
@@ -128,7 +143,9 @@ def test_the_command_refuses_unknown_models(capsys: pytest.CaptureFixture[str]) 
 _REAL_PREPARE = run.prepare
 
 
-def _prepare_only_fsrcnn(name: str, original: Path, optimized: Path, optimizer: str) -> run.Prepared | str:
+def _prepare_only_fsrcnn(
+    name: str, original: Path, optimized: Path, optimizer: str, runtime: str
+) -> run.Prepared | str:
     if name != "fsrcnn-b1":
         return "ValueError: not this one"
-    return _REAL_PREPARE(name, original, optimized, optimizer)
+    return _REAL_PREPARE(name, original, optimized, optimizer, runtime)

@@ -140,7 +140,13 @@ def test_the_command(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[s
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0] == "m.onnx  (cpu, native)"
     assert "saturate 0/1: region 0" in captured.err
-    assert json.loads(report.read_text())["kernels"]
+    found = json.loads(report.read_text())
+    assert found["kernels"]
+    assert "us expected, proven cheapest of " in captured.out
+    expected = found["expectation"]
+    assert expected["bound"] == pytest.approx(expected["seconds"])
+    assert expected["unmeasured"] > 0
+    assert expected["measurements"] == 0
     assert main(["check", str(path), str(tmp_path / "m.opt.onnx")]) == 0
 
 

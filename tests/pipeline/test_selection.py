@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from egraph_opt import contest
+from egraph_opt.backends.runner import LocalRunner
 from egraph_opt.errors import InputRejected
 from egraph_opt.extract import costs, profiler
 from egraph_opt.extract.profile import Measurement, Profile
@@ -37,7 +38,7 @@ def timer(monkeypatch) -> Any:
     state = Timer()
     state.asked = []
 
-    def time_models(models: Sequence[Any], *, rounds: int, **options: Any) -> list[list[float]]:
+    def time_models(runner: Any, models: Sequence[Any], *, rounds: int, **options: Any) -> list[list[float]]:
         graphs = [onnx.load(timed.model).graph for timed in models]
         state.asked.append(graphs)
         return [[state.clock(graph)] * rounds for graph in graphs]
@@ -48,7 +49,7 @@ def timer(monkeypatch) -> Any:
             if not self.profile.knows(signature, implementation):
                 self.profile.add([Measurement(signature, implementation, (1.0,))])
 
-    monkeypatch.setattr(contest, "time_models", time_models)
+    monkeypatch.setattr(LocalRunner, "time_models", time_models)
     monkeypatch.setattr(profiler.Profiler, "measure", measure)
     return state
 
@@ -112,14 +113,14 @@ def test_the_second_run_gets_its_latencies_from_the_database(timer, tmp_path: Pa
 
 def test_a_candidate_that_cannot_be_timed_is_dropped(timer, tmp_path: Path, monkeypatch) -> None:
     timer.clock = lambda graph: 4.0 - len(replaced(graph))
-    working = contest.time_models
+    working = LocalRunner.time_models
 
-    def time_models(models: Any, **options: Any) -> Any:
+    def time_models(runner: Any, models: Any, **options: Any) -> Any:
         if any(len(replaced(onnx.load(timed.model).graph)) > 1 for timed in models):
             raise InputRejected("the process died")
-        return working(models, **options)
+        return working(runner, models, **options)
 
-    monkeypatch.setattr(contest, "time_models", time_models)
+    monkeypatch.setattr(LocalRunner, "time_models", time_models)
     result = run(chain_of_regions(2), tmp_path / "p")
     assert "a candidate was dropped: the process died" in result.report.notes
     assert result.report.latency.speedup.median == pytest.approx(4 / 3)

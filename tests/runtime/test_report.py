@@ -10,6 +10,7 @@ from egraph_opt.errors import InputRejected
 from egraph_opt.runtime.report import (
     Accuracy,
     Candidates,
+    Expectation,
     Latency,
     Report,
     RevertedRegion,
@@ -37,6 +38,7 @@ FULL = Report(
         Saturation("r1", (), "time limit", {"sum-splits": 5}),
     ),
     candidates=Candidates(total=12, measured=7, from_database=4, failed=1),
+    expectation=Expectation(2.01e-3, 1.95e-3, alternatives=390, measurements=45),
     reverted=(RevertedRegion("r1", "time limit", 3),),
     notes=("no C compiler",),
     versions={"egglog": "13.2.0"},
@@ -56,6 +58,7 @@ infogan.onnx  (cpu, native)
   largest error, absolute                                5.0e-07
   largest error, of the range                            4.2e-07
   error against float64                1.1e-07           2.0e-07
+  plan: 2.01 ms expected, at most 3.1% above the cheapest possible of 390 alternatives; 45 measured (11.5%)
   time spent: 33.1 s (saturate 3.1, profile 30)
   region r1 reverted: time limit
   note: no C compiler"""
@@ -65,6 +68,27 @@ def test_table() -> None:
     lines = FULL.table().splitlines()
     assert [line.split() for line in lines] == [line.split() for line in TABLE.splitlines()]
     assert len({len(line) for line in lines[1:12]}) == 1, "the last column is aligned"
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (Expectation(5e-5, 5e-5, 120, 60), "50 us expected, proven cheapest of 120 alternatives; 60 measured (50.0%)"),
+        (
+            Expectation(5e-5, 4e-5, 1200, 0, 7),
+            "50 us expected, at most 25.0% above the cheapest possible of 1,200 alternatives; 0 measured, 7 of its own"
+            " steps estimated",
+        ),
+        (Expectation(5e-5, 0.0, 12, 3), "50 us expected, chosen from 12 alternatives; 3 measured (25.0%)"),
+        (
+            Expectation(1.00001, 1.0, 12, 12),
+            "1e+03 ms expected, at most 0.1% above the cheapest possible of 12 alternatives; 12 measured (100.0%)",
+        ),
+    ],
+)
+def test_a_plan_and_how_sure_it_is(found: Expectation, text: str) -> None:
+    """A proof is claimed only where there is one: a gap that rounds to nothing is shown as one."""
+    assert str(found) == text
 
 
 def test_table_of_an_unchanged_model() -> None:

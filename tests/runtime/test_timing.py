@@ -45,6 +45,14 @@ def test_turns_alternate_and_last_long_enough() -> None:
     assert text == "aabb" + "a" * 7 + "b" * 12 + "b" * 12 + "a" * 7
 
 
+def test_whose_turn_it_is_is_told() -> None:
+    clock = FakeClock()
+    told: list[int] = []
+    programs = [clock.program(name, 1.0) for name in "abc"]
+    sample_turns(programs, rounds=3, warm_seconds=0, clock=clock, announce=told.append)
+    assert told == [0, 1, 2, 0, 1, 2, 2, 1, 0, 0, 1, 2]
+
+
 def test_slow_programs_run_once_a_turn() -> None:
     clock = FakeClock()
     compared(clock.program("a", 1.0), clock.program("b", 2.0), rounds=1, clock=clock)
@@ -77,6 +85,7 @@ def test_real_clock() -> None:
 
 
 def test_spread() -> None:
+    assert [Spread(1.0, 1.0, upper).unsteady for upper in (1.0, 1.2, 1.3)] == [False, False, True]
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.5, 2.5)
     assert Spread.of([4.0]) == Spread(4.0, 4.0, 4.0)
     assert str(Spread(4.766, 4.7, 4.9)) == "4.77 (4.70–4.90)"
