@@ -27,7 +27,7 @@ from egraph_opt.ir.terms import Source, Tensor, show
 
 DOMAIN = "egraph_opt.kernels"
 # Bumped whenever the code written for a body changes, so that cached objects and profiles of old code are not used.
-CODE_VERSION = 2
+CODE_VERSION = 3
 
 
 @dataclass(frozen=True)
