@@ -17,6 +17,7 @@ import importlib.util
 import json
 import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,9 +80,23 @@ def main() -> None:
         for task, seconds in _tasks(planned, options.device, options.folder)
         if (not ways or task.way in ways) and (not precisions or task.precision in precisions)
     ]
+    before = clocks()
     rows = measure(tasks, options.folder, options.minutes * 60)
+    machine = {"date": time.strftime("%Y-%m-%d"), "before": before, "after": clocks()}
+    (options.folder / "machine.json").write_text(json.dumps(machine, indent=1) + "\n")
     print(shown(rows))
     ship(options.folder, rows)
+
+
+def clocks() -> dict[str, str]:
+    """The GPU, its driver and its clocks, as nvidia-smi has them; nothing where that is not there."""
+    names = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu", "power.draw")
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return {}
+    command = [program, f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    return dict(zip(names, (part.strip() for part in found[0].split(",")), strict=False)) if found else {}
 
 
 def _catalogue() -> list[str]:

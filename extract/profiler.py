@@ -172,18 +172,15 @@ class Profiler:
         wanted = list(self._to_build(steps))
         objects = self._compiled([kernel for _, _, _, kernel in wanted if kernel.name not in self.objects])
         for signature, step, schedule, kernel in wanted:
-            if kernel.name not in self.objects and kernel.name not in objects:  # for want of time
-                continue
-            if kernel.name not in self.objects:
-                found = objects[kernel.name]
-                if isinstance(found, bytes):
-                    self.objects[kernel.name] = found
-                else:
-                    complete = False
-                    self.unbuilt[signature] = found
-                    self.profile.add([Measurement(signature, KERNEL + schedule, (), found)])
-                    if not schedule and self.runnable.portable(step.name, kernel.body) is None:
-                        self.profile.add([Measurement(signature, NOTHING, (), "no implementation")])
+            found = objects.get(kernel.name)
+            if isinstance(found, bytes):
+                self.objects[kernel.name] = found
+            elif found is not None:
+                complete = False
+                self.unbuilt[signature] = found
+                self.profile.add([Measurement(signature, KERNEL + schedule, (), found)])
+                if not schedule and self.runnable.portable(step.name, kernel.body) is None:
+                    self.profile.add([Measurement(signature, NOTHING, (), "no implementation")])
         return complete
 
     def _to_build(self, steps: Sequence[tuple[str, Step]]) -> Iterator[tuple[str, Step, str, tvm_build.Kernel]]:

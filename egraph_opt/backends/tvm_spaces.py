@@ -26,9 +26,11 @@ Generator = Any
 Scheduled = Any
 # Largest tiles along the axis of vectors and across it, and rows computed at once.
 LONGEST_VECTOR, LONGEST_TILE, MOST_ROWS = 64, 16, 8
-# Vector lengths of reductions, and the least that is worth one.
-LANES, SHORTEST_REDUCTION = (8, 16, 32), 32
+# Vector lengths where none divides an axis; the least reduction that is worth parts, and the fewest parts.
+LANES, SHORTEST_REDUCTION, FEWEST_PARTS = (8, 16, 32), 32, 4
 UNROLLED = (0, 16, 64, 512)
+# What TVM puts behind the name of a reduction for the block of its parts.
+_PARTS = "_rf"
 
 
 def generators_for(body: Tensor) -> tuple[Generator, ...]:
@@ -93,16 +95,14 @@ def _split(schedule: Scheduled, loop: Any, limit: int, *, vector: bool) -> list[
         return list(schedule.split(loop, schedule.sample_perfect_tile(loop, n=2, max_innermost_factor=limit)))
     extent = int(schedule.get(loop).extent)
     lengths = [length for length in range(2, limit + 1) if extent % length == 0] or [extent]
-    length = schedule.sample_categorical(lengths, [1.0 / len(lengths)] * len(lengths))
-    return list(schedule.split(loop, [None, length]))
+    return list(schedule.split(loop, [None, _one_of(schedule, lengths)]))
 
 
 def _shared_out(schedule: Scheduled, outer: Sequence[Any]) -> Any:
     """Outer loops as one parallel loop; returns it."""
     whole = schedule.fuse(*outer) if len(outer) > 1 else outer[0]
     schedule.parallel(whole)
-    shares = [1.0 / len(UNROLLED)] * len(UNROLLED)
-    schedule.annotate(whole, "pragma_auto_unroll_max_step", schedule.sample_categorical(list(UNROLLED), shares))
+    schedule.annotate(whole, "pragma_auto_unroll_max_step", _one_of(schedule, UNROLLED))
     schedule.annotate(whole, "pragma_unroll_explicit", 1)
     return whole
 
@@ -116,8 +116,10 @@ def _by_rows(plain: Scheduled, axes: Sequence[int], leading: Sequence[int]) -> l
         loops = dict(zip(axes, schedule.get_loops(schedule.get_sblock(OUTPUT)), strict=True))
         schedule.reorder(*(loops[a] for a in leading), *(loops[a] for a in axes if a not in leading))
         row = _shared_out(schedule, [loops[axis] for axis in leading])
-        blocks = [*reversed(_stages(schedule.mod))]
-        for name in blocks:
+        for name in _stages(schedule.mod):
+            _attempt(schedule, partial(_in_parts, name=name))
+        blocks = _stages(schedule.mod)
+        for name in reversed(blocks):
             _attempt(schedule, partial(_computed_at, name=name, loop=row))
         for name in (*blocks, OUTPUT):
             _in_vectors(schedule, name, explicit=explicit)
@@ -125,29 +127,51 @@ def _by_rows(plain: Scheduled, axes: Sequence[int], leading: Sequence[int]) -> l
     return found
 
 
+def _in_parts(schedule: Scheduled, name: str) -> None:
+    """A long reduction as several side by side, in a block of their own."""
+    block = schedule.get_sblock(name)
+    if not _is_reduction(schedule.get(block)):
+        return
+    last = schedule.get_loops(block)[-1]
+    extent = int(schedule.get(last).extent)
+    # Only parts that divide it: where blocks are moved TVM forgets the condition of the last part.
+    parts = [count for count in range(FEWEST_PARTS, LONGEST_VECTOR + 1) if extent % count == 0]
+    if extent >= SHORTEST_REDUCTION and parts:
+        rank = len(schedule.get(block).writes[0].region)
+        schedule.rfactor(schedule.split(last, [None, _one_of(schedule, parts)])[1], rank)
+
+
+def _is_reduction(block: Any) -> bool:
+    return any(iterator.iter_type == tirx.IterVar.CommReduce for iterator in block.iter_vars)
+
+
 def _computed_at(schedule: Scheduled, name: str, loop: Any) -> None:
     schedule.compute_at(schedule.get_sblock(name), loop, preserve_unit_loops=True)
 
 
 def _in_vectors(schedule: Scheduled, name: str, *, explicit: bool) -> None:
-    """The innermost loop of a block in vectors, of a reduction in several sums side by side."""
+    """The innermost loop of a block in vectors; the parts of a reduction are the elements of one."""
     block = schedule.get_sblock(name)
     loops = schedule.get_loops(block)
-    if len(loops) < 2:
-        return
-    last = loops[-1]
-    if all(iterator.iter_type == tirx.IterVar.DataPar for iterator in schedule.get(block).iter_vars):
-        if explicit:
+    if _is_reduction(schedule.get(block)):
+        if name.endswith(_PARTS):
+            parts, *_, last = loops[-len(schedule.get(block).iter_vars) :]
+            schedule.reorder(last, parts)
+            schedule.vectorize(parts)
+    elif explicit and len(loops) > 1:
+        last = loops[-1]
+        extent = int(schedule.get(last).extent)
+        if any(extent % lanes == 0 for lanes in LANES):
             schedule.vectorize(_split(schedule, last, LONGEST_VECTOR, vector=True)[1])
-        return
-    if int(schedule.get(last).extent) >= SHORTEST_REDUCTION:
-        _attempt(schedule, partial(_side_by_side, loop=last))
+        elif extent > min(LANES):
+            # The last vector is cut off, so that the others have no condition.
+            outer, inner = schedule.split(last, [None, _one_of(schedule, LANES)])
+            schedule.annotate(outer, "pragma_loop_partition_hint", 1)
+            schedule.vectorize(inner)
 
 
-def _side_by_side(schedule: Scheduled, loop: Any) -> None:
-    lanes = schedule.sample_categorical(list(LANES), [1.0 / len(LANES)] * len(LANES))
-    _, low = schedule.split(loop, [None, lanes])
-    schedule.vectorize(schedule.get_loops(schedule.rfactor(low, 0))[-1])
+def _one_of(schedule: Scheduled, values: Sequence[int]) -> Any:
+    return schedule.sample_categorical(list(values), [1.0 / len(values)] * len(values))
 
 
 def _attempt(schedule: Scheduled, change: Callable[[Scheduled], object]) -> None:

@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         choices=("cpu", "cuda:sm_90"),
         default="cpu",
-        help="what it will run on: cpu (default), or cuda:sm_90, for which --profile-db names the GPU's measurements",
+        help="what it will run on: cpu (default), or cuda:sm_90, chosen by the GPU's measurements in --profile-db, else"
+        " by those that come with this package, else by a roofline",
     )
     parser.add_argument("--device", default="", metavar="TEXT", help="which of several GPUs in --profile-db")
     parser.add_argument("--portable", action="store_true", help="standard operators only, no generated kernels")

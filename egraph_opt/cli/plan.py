@@ -22,7 +22,10 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument(
-        "model", type=Path, metavar="MODEL.onnx", help="the model; all of it must be inside the algebra"
+        "model",
+        type=Path,
+        metavar="MODEL.onnx",
+        help="the model; nodes outside the algebra must be ones that a library call computes",
     )
     parser.add_argument(
         "--target", choices=("cuda:sm_90",), default="cuda:sm_90", help="the GPU architecture (default cuda:sm_90)"

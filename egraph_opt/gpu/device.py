@@ -64,8 +64,12 @@ class Device(Protocol):
 
 
 def called(work: Work, arguments: Sequence[Any], call: Callable[[LibraryCall, Sequence[Any]], Any]) -> Any:
-    """The result of a work's library calls, done one after the other by ``call``."""
-    buffers = {f"in{i}": value for i, value in enumerate(arguments)}
+    """The result of a work's library calls, done one after the other by ``call``.
+
+    Arguments may have other extents than the work reads them with, as those of kernels, which see memory only.
+    """
+    shaped = zip(arguments, work.arguments, strict=True)
+    buffers = {f"in{i}": value.reshape(extents) for i, (value, extents) in enumerate(shaped)}
     for each in work.calls:
         buffers[each.buffer] = call(each, [buffers[name] for name in each.arguments])
     return buffers[work.calls[-1].buffer]

@@ -23,6 +23,8 @@ from egraph_opt.runtime.progress import Progress, ProgressCallback, silent
 
 # Rounds of samples, runs in a row of one captured graph of one step, and the seconds after which a sample is enough.
 ROUNDS, REPEATS, SAMPLE_SECONDS = 7, 20, 0.02
+# A step shorter than this stands so many times in its graph: launching a graph takes a few microseconds itself.
+SHORT_SECONDS, INSIDE = 2e-4, 10
 # How far a result may be from float64, as a share of the largest magnitude, by the root of the terms it sums.
 TOLERANCE = 2e-6
 # Kernels are held against float64 while what is to be computed for it is at most this many elements.
@@ -138,8 +140,16 @@ def _summed(term: Tensor) -> float:
 
 def _samples(run: Callable[[], None], device: Device) -> Iterator[float]:
     """Milliseconds of one step."""
-    replay = device.captured(run)
+
+    def several() -> None:
+        for _ in range(INSIDE):
+            run()
+
+    replay, inside = device.captured(run), 1
     once = statistics.median(device.seconds(replay, 1) for _ in range(3))
+    if once < SHORT_SECONDS:
+        replay, inside = device.captured(several), INSIDE
+        once = statistics.median(device.seconds(replay, 1) for _ in range(3))
     repeats = max(1, min(REPEATS, int(SAMPLE_SECONDS / max(once, 1e-9))))
     for _ in range(ROUNDS if once < 1.0 else 1):
-        yield device.seconds(replay, repeats) * 1e3
+        yield device.seconds(replay, repeats) * 1e3 / inside

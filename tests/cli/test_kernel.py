@@ -3,6 +3,7 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -12,8 +13,11 @@ from egraph_opt.backends.cuda_build import find_nvcc
 from egraph_opt.backends.environment import working_compiler
 from egraph_opt.cli import main
 from egraph_opt.errors import InputRejected
+from egraph_opt.extract.alternatives import signature
+from egraph_opt.extract.profile import KERNEL, Measurement, Profile
 from egraph_opt.frontends.onnx_metadata import entry, metadata, put
-from egraph_opt.kernels import KEY, unpacked
+from egraph_opt.ir.terms import Compute
+from egraph_opt.kernels import KEY, attach, unpacked
 from tests.pipeline.support import build, node, static
 
 pytestmark = pytest.mark.skipif(working_compiler()[0] is None, reason="kernels need a C compiler")
@@ -58,6 +62,26 @@ def test_one_kernel_with_its_loops_and_assembly(optimized, capsys):
     assert "in0 [64, 48]" in shown
     assert f"def {record.name}(" in shown
     assert ".text" in shown
+
+
+def test_a_kernel_that_a_trace_arranges(optimized, capsys, tmp_path: Path):
+    (record,) = unpacked(metadata(optimized, KEY))
+    trace = '[[["GetSBlock",[],["out","main"],["b0"]],["GetLoops",["b0"],[],["l1","l2"]],["Parallel",["l1"],[],[]]],[]]'
+    kernel = replace(record.kernel, schedule=trace)
+    model = onnx.load(optimized)
+    profile = Profile(None, "device")
+    profile.add([Measurement(signature(Compute(kernel.body)), KERNEL + trace, (0.25,))])
+    attach(model, [kernel], profile)
+    onnx.save(model, tmp_path / "tuned.onnx")
+    (found,) = unpacked(metadata(tmp_path / "tuned.onnx", KEY))
+    assert (found.kernel, found.seconds) == (kernel, 0.25e-3)
+    assert main(["kernel", "show", str(tmp_path / "tuned.onnx"), "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "trace of 3 instructions; 250 us" in shown
+    assert "sch.parallel(loop=l1)" in shown
+    assert "T.parallel(48)" in shown
+    assert main(["kernel", "schedule", str(tmp_path / "tuned.onnx"), "1", "-o", str(tmp_path / "trace.json")]) == 0
+    assert (tmp_path / "trace.json").read_text().strip() == trace
 
 
 def test_a_gpu_kernel(optimized, capsys):

@@ -9,7 +9,7 @@ from bench.models.chains import chain
 from egraph_opt.egraph import canonical as order
 from egraph_opt.egraph.merging import merged
 from egraph_opt.egraph.saturate import Budget, together
-from egraph_opt.egraph.snapshot import Snapshot
+from egraph_opt.egraph.snapshot import OPERANDS, Derivation, ENode, Snapshot
 from egraph_opt.egraph.soundness import judge
 from egraph_opt.frontends.onnx_reader import load
 from egraph_opt.frontends.regions import partition
@@ -123,8 +123,6 @@ def test_merging_depends_on_nothing_but_the_snapshots() -> None:
 
 
 def _renumber(snapshot: Snapshot, new: dict[int, int]) -> None:
-    from egraph_opt.egraph.snapshot import OPERANDS, Derivation, ENode
-
     def moved(node: ENode) -> ENode:
         arguments = list(node.arguments)
         for position in OPERANDS[node.constructor]:
@@ -151,3 +149,36 @@ def test_rounds_of_parts_are_added_up() -> None:
     assert [r.before for r in both.rounds[1:]] == [r.enodes for r in both.rounds[:-1]]
     found[1].stop = "e-nodes"
     assert together(found).stop == "e-nodes"
+
+
+def test_what_another_window_fills_is_read_there() -> None:
+    """A source that stands for a tensor of another window is that tensor's buffer, in derivations too, whichever of
+    the two windows comes first."""
+    source = ENode("Source", ("x", "4", "input"))
+    filling = Snapshot.of(
+        {
+            0: [source],
+            1: [ENode("Read", (0,))],
+            2: [ENode("Apply1", ("relu", 1)), ENode("Read", (3,))],
+            3: [ENode("Compute", (2,))],
+        },
+        {0: "Buffer", 1: "Tensor", 2: "Tensor", 3: "Buffer"},
+        {"t": 2},
+        [],
+    )
+    middle = ENode("Source", ("t", "4", "input"))
+    back = ENode("Reshape", (0, "4"))
+    reading = Snapshot.of(
+        {0: [middle, back], 1: [ENode("Read", (0,))]},
+        {0: "Buffer", 1: "Tensor"},
+        {"u": 1},
+        [Derivation("to itself", middle, back)],
+    )
+    for order_of in ((filling, reading), (reading, filling)):
+        both = merged(order_of, {"t", "u"})
+        assert both.names["t"] == both.names["u"]
+        (buffer,) = (o for o, nodes in both.classes.items() if any(n.constructor == "Compute" for n in nodes))
+        compute, again = ENode("Compute", (both.names["t"],)), ENode("Reshape", (buffer, "4"))
+        assert set(both.classes[buffer]) == {compute, again}
+        assert both.derivations == [Derivation("to itself", compute, again)]
+        assert not any(middle in nodes for nodes in both.classes.values())
