@@ -28,9 +28,9 @@ from egraph_opt.limits import Check, unlimited
 
 # The search ends when nothing unmeasured can promise more than this share of the best measured plan.
 GAP = 0.03
-# Pivots of an exact choice while searching, with the share of the cost it may miss, and of the last one, whose bound is
-# reported. They take seconds where nothing is proven before; the limit in seconds is for safety only, since what it
-# cuts short depends on the machine.
+# Pivots of an exact choice while searching and where nothing is measured, with the share of the cost it may miss, and
+# of the last one among measured steps. They take seconds where nothing is proven before; the limit in seconds is for
+# safety only, since what it cuts short depends on the machine.
 SEARCH_PIVOTS, SEARCH_GAP = 1_000, 0.01
 PIVOTS, SECONDS = 4_000, 60.0
 # Of more searches than these each gets fewer pivots, so that all together take no longer.
@@ -106,7 +106,7 @@ def search(
         _rounds(searches, costs, measure, rounds, deadline, check)
         if peak is not None and measure is not None:
             _measure_small(searches, costs, measure, peak, rounds, deadline, check)
-    pivots = (PIVOTS if final else SEARCH_PIVOTS) * ENOUGH // max(len(searches), ENOUGH)
+    pivots = (PIVOTS if final and measure is not None else SEARCH_PIVOTS) * ENOUGH // max(len(searches), ENOUGH)
     for item in searches:
         _conclude(
             item,
