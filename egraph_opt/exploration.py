@@ -109,8 +109,9 @@ class Explorer:
         self.saturator.begin([(region.program, share) for region in chosen], until)
         for number, region in enumerate(chosen):
             left = until - time.monotonic()
-            if left <= 0 or (reason := limits.reached()):
-                self.run.revert(region, OUT_OF_TIME if left <= 0 else reason)
+            late = left <= 0 and not self.saturator.ready(region.program)
+            if late or (reason := limits.reached()):
+                self.run.revert(region, OUT_OF_TIME if late else reason)
                 continue
             self.run.progress(Progress("saturate", f"region {region.index}", number, len(chosen)))
             # No region takes the time of all that follow.

@@ -208,7 +208,7 @@ class _Offline:
                 steps: Sequence[Step] = [explored.calls[-1 - part]]
                 outputs: Mapping[str, str] = {steps[0].name: steps[0].name}
             else:
-                plan, cost = self._cheapest(explored.searches[part], profile)
+                plan, cost = self._cheapest(explored.searches[part], profile, with_kernels)
                 steps, outputs = plan.steps, plan.outputs
                 constants |= plan.constants
                 seconds += cost
@@ -223,7 +223,7 @@ class _Offline:
         name = Path(explored.name).name
         return program(name, self._architecture, explored.inputs, whole, constants, made, profile, seconds)
 
-    def _cheapest(self, search: Search, profile: Profile) -> tuple[Plan, float]:
+    def _cheapest(self, search: Search, profile: Profile, with_kernels: bool) -> tuple[Plan, float]:
         """The cheapest plan of measured steps, and its seconds."""
         from egraph_opt.extract.choose import choose_exactly
         from egraph_opt.extract.costs import Costs
@@ -234,8 +234,9 @@ class _Offline:
         self.progress(Progress("choose", "the cheapest plan of measured steps"))
         choice = choose_exactly(search.problem, costs, pivots=PIVOTS, seconds=SECONDS)
         if choice is None:
+            kind = "plan" if with_kernels else "plan of library calls alone"
             raise _NotMeasuredError(
-                "no plan of the model is measured as a whole; profile its bundle on the device first"
+                f"no {kind} of the model is measured as a whole; profile its bundle on the device first"
             )
         return build_plan(search.problem, choice, search.program, prefix=search.prefix), choice.cost
 
@@ -253,7 +254,9 @@ class _Offline:
         for work in self._works.of(Alternative(step.buffer, (), best.seconds)):
             if work.implementation == best.implementation:
                 return replace(work, estimate=best.seconds)
-        raise EgraphOptError(f"{best.implementation!r} of {text} cannot be built again")
+        raise _NotMeasuredError(
+            f"{text} was measured as {best.implementation!r}, which this version does not make; profile a new bundle"
+        )
 
     # ---- the model -------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,11 @@ class Saturator:
         for program, budget in sorted(tasks, key=lambda task: -len(task[0].definitions)):
             self._begun[id(program)] = self._prepared(program, self.selection, budget, deadline, aside=True)
 
+    def ready(self, program: Program) -> bool:
+        """Whether a program that was begun is done."""
+        begun = self._begun.get(id(program))
+        return begun is not None and all(part.future is not None and part.future.done() for part in begun.parts)
+
     def saturate(self, program: Program, budget: Budget, deadline: float = inf) -> Saturated:
         """The saturated e-graph of a program.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from egraph_opt.backends.cuda_build import CudaKernel, CudaSource, cuda_source, modules
+from egraph_opt.backends.cuda_build import CODE_VERSION, CudaKernel, CudaSource, cuda_source, modules
 from egraph_opt.backends.cuda_schedule import schedules
 from egraph_opt.errors import EgraphOptError, one_line
 from egraph_opt.extract.problem import Alternative, signature
@@ -70,7 +70,7 @@ class Works:
                 found.append(
                     Work(
                         text,
-                        f"{KERNEL}{schedule}",
+                        f"{KERNEL}{schedule} code={CODE_VERSION}",
                         kernel.arguments,
                         body.extents,
                         kernel=kernel.name,

@@ -21,6 +21,11 @@ SUMMARY = "write a faster, verified version of a model"
 DESCRIPTION = """\
 Optimize MODEL.onnx for this machine. Writes OUT.onnx and, when kernels were generated, OUT.kernels.so beside it. The
 before/after table goes to stdout, progress to stderr. Where nothing faster is found, an unchanged copy is written."""
+# Options that mean nothing to a GPU program.
+CPU_ONLY = (
+    *("portable", "verify", "time_limit", "memory_limit", "report", "threads", "cost", "peak_memory", "slowest"),
+    *("runtime", "rpc_tracker", "rpc_key", "trials", "tuning_seconds"),
+)
 EXAMPLES = (
     "egraph-opt optimize model.onnx                       writes model.opt.onnx",
     "egraph-opt optimize model.onnx -o fast.onnx --report fast.json",
@@ -213,6 +218,7 @@ def _for_gpu(options: argparse.Namespace) -> int:
     from egraph_opt.runtime.quantities import byte_text
     from egraph_opt.runtime.timing import significant
 
+    _refuse_options_of_cpu(options)
     output = choose_file(options.model, options.output, ".gpu", "program")
     with shown(quiet=options.quiet, every_event=options.verbose > 0) as progress:
         program = choose(
@@ -237,6 +243,16 @@ def _for_gpu(options: argparse.Namespace) -> int:
             print(f"chosen by the measurements of {program.device}")
         print(f"written: {output}; on the GPU machine: egraph-opt run {output}")
     return 0
+
+
+def _refuse_options_of_cpu(options: argparse.Namespace) -> None:
+    """Raises UsageError for what was asked for and means nothing to a GPU program."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = [name for name in CPU_ONLY if getattr(options, name) != parser.get_default(name)]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{names} cannot be used with --target {options.target}")
 
 
 def _write(options: argparse.Namespace, result: Result, output: Path) -> int:

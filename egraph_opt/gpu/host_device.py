@@ -93,7 +93,18 @@ class HostDevice:
         folder = Path(self._folder.name)
         header = resources.files("egraph_opt.gpu").joinpath("cuda_on_cpu.h").read_text()
         (folder / f"{name}.cpp").write_text("\n".join([header, kernels, *_launchers(kernels)]))
-        command = [compiler, "-std=c++17", "-O2", "-shared", "-fPIC", "-o", f"{name}.so", f"{name}.cpp"]
+        # Checked jumps may not lead to another stack.
+        command = [
+            compiler,
+            "-std=c++17",
+            "-O2",
+            "-U_FORTIFY_SOURCE",
+            "-shared",
+            "-fPIC",
+            "-o",
+            f"{name}.so",
+            f"{name}.cpp",
+        ]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise EgraphOptError(f"g++ refused the code of a kernel: {done.stderr.strip()[:2000]}")

@@ -121,6 +121,23 @@ def test_without_a_database_the_choice_is_static_and_says_so(files: Path, capsys
     assert program.seconds > 0
 
 
+def test_measurements_of_other_code_are_not_used(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.read(files / "model.bundle")
+    profile = Profile(tmp_path / "old.db", "sm_90; some GPU", MODE)
+    # The same ways, but the kernels are those of another version.
+    profile.add(
+        Measurement(
+            work.signature, work.implementation.replace("code=", "code=0."), (0.001 if work.is_kernel else 1.0,)
+        )
+        for work in bundle.works
+    )
+    model = upscaler("N", ("y", "b"))
+    with pytest.raises(EgraphOptError, match="which this version does not make"):
+        offline.choose(model, tmp_path / "old.db", shapes={"N": 2})
+    monkeypatch.setattr(gpu_devices, "PROFILES", tmp_path)
+    assert offline.choose(model, shapes={"N": 2}).device == roofline_key("sm_90")
+
+
 def test_programs_of_library_calls_alone(files: Path) -> None:
     model = upscaler("N", ("y", "b"))
     for kernels in (True, False):
@@ -287,3 +304,11 @@ def test_without_torch_or_gpu_it_says_so(files: Path, tmp_path: Path, capsys: py
         pass
     assert main(["profile", str(files / "model.bundle"), "-o", str(tmp_path / "gpu.db")]) == 6
     assert "torch" in capsys.readouterr().err
+
+
+def test_options_of_the_processor_are_refused_for_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"")
+    asked = ["optimize", str(model), "--target", "cuda:sm_90"]
+    assert main([*asked, "--cost", "traffic", "--peak-memory", "1M"]) == 2
+    assert "--cost, --peak-memory cannot be used with --target cuda:sm_90" in capsys.readouterr().err

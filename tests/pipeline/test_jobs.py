@@ -51,6 +51,12 @@ def test_programs_side_by_side() -> None:
     programs = [small_program(n) for n in (1, 3, 2, 4)]
     with Saturator(jobs=3) as several:
         there = all_of(several, programs)
+        several.begin([(program, Budget()) for program in programs])
+        while not all(several.ready(program) for program in programs):
+            time.sleep(0.01)
+        # What is done counts although the time is over.
+        late = [content(several.saturate(program, Budget(), time.monotonic() - 1)) for program in programs]
+        assert late == there
     assert there == all_of(Saturator(), programs)
 
 
