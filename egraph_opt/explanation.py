@@ -9,6 +9,7 @@ from string import digits
 from typing import TYPE_CHECKING
 
 from egraph_opt.errors import EgraphOptError, LimitReached, one_line
+from egraph_opt.extract.cost_models import unit_of
 from egraph_opt.extract.costs import CHAINED_CONV
 from egraph_opt.extract.explain import ExplainedPlan, explain_costs, explain_plan
 from egraph_opt.extract.search import Outcome
@@ -120,7 +121,7 @@ def _part(
             for chain in found.chains
         ),
         note,
-        "s" if costs.objective is None else str(getattr(costs.objective, "unit", "")),
+        unit_of(costs.objective),
     )
 
 

@@ -20,6 +20,7 @@ from egraph_opt.extract.priced_extraction import PricedExtraction, seconds_alone
 from egraph_opt.extract.problem import Problem
 from egraph_opt.extract.roofline import Device
 from egraph_opt.extract.search import Search
+from egraph_opt.frontends.onnx_memory import beside
 from egraph_opt.limits import OUT_OF_MEMORY, OUT_OF_TIME
 from egraph_opt.run import READING_SHARE, SATURATION_SHARE, Run
 from egraph_opt.runtime.progress import Progress
@@ -28,6 +29,8 @@ from egraph_opt.saturation import LARGE, Saturator
 from egraph_opt.saturation_worker import Saturated
 
 if TYPE_CHECKING:
+    import onnx
+
     from egraph_opt.candidates import Prover
     from egraph_opt.egraph.snapshot import Snapshot
     from egraph_opt.extract.step_info import CostModel
@@ -59,7 +62,7 @@ class Explorer:
 
     Plans call none of the library operators that are ``unavailable``. With ``portable`` at an opset, kernels cost what
     the standard operators cost they are written with. ``device`` says what steps should take; with an ``objective``
-    this cost model says what they cost.
+    this cost model says what they cost. ``model`` is the one that the regions are of.
     """
 
     regions: Sequence[Region]
@@ -70,6 +73,7 @@ class Explorer:
     portable: int | None = None
     device: Device = field(default_factory=Device)
     objective: CostModel | None = None
+    model: onnx.ModelProto | None = None
     searches: dict[int, Search] = field(default_factory=dict)
     found: dict[int, Saturated] = field(default_factory=dict)
 
@@ -138,7 +142,8 @@ class Explorer:
                         self.saturator.drop(pack, f"no plan can be read from what its rules made: {error}")
                     continue
             self.found[region.index] = found
-            self.searches[region.index] = Search(problem, region.program, f"{self.prefix}{region.index}s")
+            prefix = f"{self.prefix}{region.index}s"
+            self.searches[region.index] = Search(problem, region.program, prefix, self._beside(region))
             return
 
     def _problem(self, snapshot: Snapshot, outputs: Sequence[str]) -> Problem:
@@ -153,6 +158,12 @@ class Explorer:
         # Kernels that move few bytes need few buffers, and compute less anew than those of the fewest buffers.
         small = self._ready(self._priced(snapshot, Traffic())).problem(outputs)
         return with_others(problem, small, seconds_alone)
+
+    def _beside(self, region: Region) -> int:
+        """Bytes that the rest of the model holds meanwhile, where memory is limited."""
+        if self.model is None or not self.run.options.peak_limit:
+            return 0
+        return beside(self.model, set(region.nodes))
 
     def _timed(self, snapshot: Snapshot) -> Extraction:
         if self.portable is None:

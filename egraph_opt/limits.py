@@ -64,23 +64,35 @@ class Limits:
         return Limits(min(self.deadline, deadline), self.memory)
 
 
+# The pages of two processes that share their memory, read one after the other, differ by no more than this share.
+NEARLY = 0.05
+
+
 def held_by(root: int) -> int:
     """Bytes of main memory that a process and its descendants hold; what lies in files, too, is not counted.
 
     0 where the system does not tell.
     """
-    total, pending = 0, [(root, "")]
+    total = 0
+    pending: list[tuple[int, tuple[int, bytes] | None]] = [(root, None)]
     while pending:
         process, parent = pending.pop()
         place = _PROCESSES / str(process)
         try:
-            statistics = (place / "statm").read_text()
-            resident, shared = statistics.split()[1:3]
-            # A process that is just being started still has the memory of its parent, not a second time as much.
-            total += (int(resident) - int(shared)) * _PAGE if statistics != parent else 0
+            resident, shared = map(int, (place / "statm").read_text().split()[1:3])
+            own = (resident, (place / "cmdline").read_bytes())
+            total += (resident - shared) * _PAGE if not _is_starting(own, parent) else 0
             for task in os.listdir(place / "task"):
                 children = (place / "task" / task / "children").read_text().split()
-                pending += [(int(child), statistics) for child in children]
+                pending += [(int(child), own) for child in children]
         except (OSError, ValueError):  # it has just ended, or this is another system
             continue
     return total
+
+
+def _is_starting(own: tuple[int, bytes], parent: tuple[int, bytes] | None) -> bool:
+    """Whether a process, given by its pages and its command, is only being started by another one like it.
+
+    Until then it has the memory of its parent, not a second time as much.
+    """
+    return parent is not None and own[1] == parent[1] and abs(own[0] - parent[0]) <= NEARLY * parent[0]

@@ -54,7 +54,8 @@ class Measurer:
         path = (options.profile_db or default_cache_folder() / "profile.sqlite") if options.measured else None
         portable = "portable" if self.opset >= LOWEST_OPSET else f"portable at {self.opset}"
         mode = portable if self.compiler is None else f"native {CODE_VERSION}"
-        self.profile = Profile(path, run.runner.machine(options.threads).key(self.runtime), mode)
+        machine = run.runner.machine(options.threads, run.limits(BUILDING_SHARE))
+        self.profile = Profile(path, machine.key(self.runtime), mode)
         self._known = frozenset(self.profile.measured)
         self.deadline = min(run.deadline(MEASURING_SHARE), time.monotonic() + MEASURING_SECONDS)
         self._profiler = Profiler(
@@ -154,8 +155,13 @@ class Measurer:
         self._profiler.measure(steps, tell)
 
 
-def expectation(plans: Mapping[int, Plan], searches: Mapping[int, Search], costs: Costs) -> Expectation:
-    """What some plans that were found should take, as far as that is known by now, and how good a choice they are."""
+def expectation(
+    plans: Mapping[int, Plan], searches: Mapping[int, Search], costs: Costs, *, bounded: bool
+) -> Expectation:
+    """What some plans that were found should take, as far as that is known by now, and how good a choice they are.
+
+    They are not ``bounded`` by the cheapest ones where they had to be others for want of memory.
+    """
     seconds = bound = 0.0
     unmeasured = 0
     for index, plan in plans.items():
@@ -166,7 +172,7 @@ def expectation(plans: Mapping[int, Plan], searches: Mapping[int, Search], costs
         unmeasured += sum(needs_measuring(alternative, costs.profile) for _, alternative in found.choice.steps)
     offered = [a for search in searches.values() for found in search.problem.alternatives.values() for a in found]
     measured = {a.text for a in offered if not isinstance(a.step, Reshape) and not needs_measuring(a, costs.profile)}
-    return Expectation(seconds, min(bound, seconds), len(offered), len(measured), unmeasured)
+    return Expectation(seconds, min(bound, seconds) if bounded else 0.0, len(offered), len(measured), unmeasured)
 
 
 def unsteady(measured: Sequence[Measurement]) -> list[str]:

@@ -305,7 +305,7 @@ class _Offline:
         return load(bind(loaded.model, fixed))
 
 
-class _NotMeasuredError(EgraphOptError):
+class _NotMeasuredError(InputRejected):
     """The profile lacks steps that every plan needs."""
 
 

@@ -128,6 +128,9 @@ def optimize(
     if executor is not None:
         from egraph_opt.backends.runner import ExecutorRunner
 
+        if not callable(getattr(executor, "submit", None)):
+            raise UsageError(f"{executor!r} is no concurrent.futures.Executor")
+
         options = replace(options, runner=ExecutorRunner(executor))
     _check_runtime(options)
     tell = progress or silent
@@ -265,6 +268,7 @@ class _Optimization:
             unavailable(loaded.opset),
             portable,
             objective=run.options.summed,
+            model=loaded.model,
         )
         explorer.explore()
         searches = explorer.searches
@@ -298,8 +302,9 @@ class _Optimization:
         put(chosen.model, KEY, None if runtime == DEFAULT else runtime)
         report = replace(report, runtime=runtime, portable=report.portable or runtime != DEFAULT)
         searched, costs = rivals.found.get(runtime, (searches, measurer.costs))
-        if report.objective is None:
-            report = replace(report, expectation=expectation(chosen.plans, searched, costs))
+        if report.objective is None and chosen.plans:
+            found = expectation(chosen.plans, searched, costs, bounded=run.options.peak_limit is None)
+            report = replace(report, expectation=found)
         origins = Origins(loaded, regions, searched, explorer.snapshots, rules, costs)
         self._explain(chosen, origins, report.model)
         attach(chosen.model, [compiled.kernel for compiled in chosen.compiled], measurer.profile)
@@ -366,7 +371,8 @@ class _Optimization:
         """Why nothing faster was found."""
         limits = [OUT_OF_TIME] if time.monotonic() > self.run.deadline(BUILDING_SHARE) else []
         limits += [entry.reason for entry in self.run.reverted if entry.reason in (OUT_OF_TIME, OUT_OF_MEMORY)]
-        return f"{limits[0]} before a faster one was found" if limits else "nothing faster was found"
+        better = "faster" if self.run.options.objective is None else "better"
+        return f"{limits[0]} before a {better} one was found" if limits else f"nothing {better} was found"
 
     def _kept(self, loaded: LoadedModel, report: Report, why: str) -> Result:
         """The original, and why."""
@@ -414,7 +420,7 @@ class _Optimization:
         if compiler is None:
             self.run.notes.append(f"{problem}; the output uses standard operators only")
         elif self.run.options.measured and self.run.options.runner is not None:
-            there = self.run.runner.machine(self.run.options.threads).target
+            there = self.run.runner.machine(self.run.options.threads, self.run.limits(BUILDING_SHARE)).target
             if there != kernel_target():
                 self.run.notes.append(
                     f"kernels for {there}, where steps are timed, cannot be verified here: standard operators only"

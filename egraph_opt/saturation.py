@@ -56,7 +56,8 @@ class Saturator:
     whole: RunLimits = field(default_factory=RunLimits)
     jobs: int = 1
     _workers: Workers = field(default_factory=Workers)
-    _begun: dict[int, _Begun] = field(default_factory=dict)
+    # By the identity of programs, which are kept so that no other one can have it.
+    _begun: dict[int, tuple[Program, _Begun]] = field(default_factory=dict)
     _telling: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Saturator:
@@ -85,11 +86,12 @@ class Saturator:
         if self.jobs < 2 or len(tasks) < 2 or (definitions < LARGE and not self._apart):
             return
         for program, budget in sorted(tasks, key=lambda task: -len(task[0].definitions)):
-            self._begun[id(program)] = self._prepared(program, self.selection, budget, deadline, aside=True)
+            begun = self._prepared(program, self.selection, budget, deadline, aside=True)
+            self._begun[id(program)] = program, begun
 
     def ready(self, program: Program) -> bool:
         """Whether a program that was begun is done."""
-        begun = self._begun.get(id(program))
+        _, begun = self._begun.get(id(program), (program, None))
         return begun is not None and all(part.future is not None and part.future.done() for part in begun.parts)
 
     def saturate(self, program: Program, budget: Budget, deadline: float = inf) -> Saturated:
@@ -121,7 +123,7 @@ class Saturator:
 
     def _forget(self) -> None:
         """What was begun with other rules, or is not wanted any more."""
-        for begun in self._begun.values():
+        for _, begun in self._begun.values():
             for part in begun.parts:
                 if part.future is not None:
                     part.future.cancel()
@@ -139,7 +141,7 @@ class Saturator:
         return _by_pack((self.selection.foreign[w.rule], f"rule {w.rule} is wrong: {w.how}") for w in wrong)
 
     def _once(self, program: Program, selection: Selection, budget: Budget, deadline: float) -> Saturated:
-        begun = self._begun.pop(id(program), None)
+        _, begun = self._begun.pop(id(program), (program, None))
         if begun is None or begun.selection is not selection:
             left = deadline - time.monotonic()
             if left <= 0:

@@ -62,6 +62,7 @@ class Tuning:
                 if time.monotonic() >= self.profiler.deadline:
                     break
                 self._tune(signature, step, trials, f"kernel {number} of {len(shares)}")
+            self.trials -= sum(trials for _, _, trials in shares)
         return sum(map(len, self.profiler.profile.measured.values())) > before
 
     @contextmanager
@@ -88,7 +89,7 @@ class Tuning:
         wanted: list[tuple[str, Step]] = []
         for signature, step in steps:
             kernel = kernel_of(step, "")
-            for schedule in self._fitting(kernel, space=False):
+            for schedule in self._fitting(kernel, space=False) if signature not in self._asked else ():
                 try:
                     trace = trace_by(schedule, kernel)
                 except EgraphOptError as error:

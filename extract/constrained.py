@@ -79,7 +79,8 @@ def timely(problem: Problem, costs: Costs, choice: Choice, slowest: float, *, ch
     if fastest is None or _seconds(choice, costs) <= slowest * fastest.cost:
         return choice
     best = replace(fastest, cost=sum(costs(a) for _, a in fastest.steps))
-    too_little, price, enough = 0.0, LEAST_PRICE * choice.cost / fastest.cost, inf
+    least = LEAST_PRICE * (choice.cost or best.cost or 1.0) / (fastest.cost or 1.0)
+    too_little, price, enough = 0.0, least, inf
     for _ in range(PRICES):
         found = choose(problem, partial(_dearer, costs, price), check=check)
         if found is not None and _seconds(found, costs) <= slowest * fastest.cost:
@@ -131,7 +132,7 @@ def fitting(problem: Problem, cost: Cost, limit: int, *, most: float = inf, chec
                 return best
             fitted = arranged(problem, replace(found, cost=sum(cost(a) for _, a in found.steps)))
             cheapest = min(cheapest, fitted.choice.cost)
-            within, affordable = fitted.peak <= limit, fitted.choice.cost <= most * cheapest
+            within, affordable = fitted.peak <= limit, most == inf or fitted.choice.cost <= most * cheapest
             if affordable and (best is None or _key(fitted, limit) < _key(best, limit)):
                 best = fitted
             if within or not affordable:  # prices rose too fast: again from the last ones, in smaller steps

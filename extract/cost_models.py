@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 
 from egraph_opt.errors import UsageError
 from egraph_opt.extract.roofline import FLOAT_BYTES, STEP_SECONDS, Device
@@ -117,9 +117,14 @@ class Blended:
 
 
 def blended(parts: Mapping[CostModel, float]) -> Blended:
-    """A weighted sum of cost models. Raises UsageError for a negative weight, and where there are none."""
-    if not parts or any(not weight >= 0 for weight in parts.values()):
-        raise UsageError("a blend needs at least one cost model, and weights of at least 0")
+    """A weighted sum of cost models. Raises UsageError for what cannot be blended, and where there is nothing."""
+    if not parts or any(not 0 <= weight < inf for weight in parts.values()):
+        raise UsageError("a blend needs at least one cost model, and finite weights of at least 0")
+    for model in parts:
+        if not callable(model):
+            raise UsageError(f"{model!r} is no cost model; a blend is made of functions of one step")
+        if isinstance(model, PeakMemory):
+            raise UsageError("a peak of memory is no sum over steps and cannot be blended; peak_memory= limits it")
     return Blended(tuple(parts.items()))
 
 
@@ -135,6 +140,11 @@ NAMED: Mapping[str, CostModel] = {
 def measures(model: CostModel) -> bool:
     """Whether a cost model wants steps to be measured first."""
     return bool(getattr(model, "measures", False))
+
+
+def unit_of(model: CostModel | None) -> str:
+    """The unit of what a cost model says; seconds where time decides."""
+    return "s" if model is None else str(getattr(model, "unit", ""))
 
 
 def name_of(model: CostModel) -> str:

@@ -13,6 +13,7 @@ from egraph_opt.egraph.proof import Proof, ProofStep, Prover
 from egraph_opt.egraph.snapshot import ENode, Snapshot
 from egraph_opt.extract.alternatives import Alternative, Problem
 from egraph_opt.extract.choose import Choice, totals
+from egraph_opt.extract.cost_models import unit_of
 from egraph_opt.extract.costs import Costs
 from egraph_opt.extract.plans import step_names
 from egraph_opt.ir.program import Program
@@ -20,6 +21,7 @@ from egraph_opt.ir.terms import Buffer, Call, Compute, Read, Reshape, Source, Te
 from egraph_opt.limits import Check, unlimited
 from egraph_opt.runtime.explanation import Chain, ChainStep, Option, PlanStep, Term
 from egraph_opt.runtime.explanation_programs import expression
+from egraph_opt.runtime.quantities import quantity
 
 # Alternatives shown beside the chosen one.
 RUNNERS_UP = 3
@@ -116,7 +118,7 @@ def _why(chosen: Option, others: list[Option], decided: bool, costs: Costs, whol
     if not decided:
         return (
             "the cheapest plan as a whole: some of what it needs is there already for other steps"
-            f" ({whole * 1e6:.3g} us for the whole plan)"
+            f" ({quantity(whole, unit_of(costs.objective))} for the whole plan)"
         )
     if costs.conv != 1.0:
         return (

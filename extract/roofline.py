@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf, prod
 
-from egraph_opt.errors import EgraphOptError
+from egraph_opt.errors import EgraphOptError, UsageError
 from egraph_opt.ir import library
 from egraph_opt.ir.expr import Extents
 
@@ -32,8 +32,15 @@ class Device:
     scalar_seconds: float = 2e-11
     lanes: int = 16
     efficiency: Mapping[str, float] = field(
-        default_factory=lambda: {"MatMul": 0.95, "Gemm": 0.95, "Conv": 0.9, "ConvTranspose": 0.6}
+        default_factory=lambda: {"MatMul": 0.95, "Gemm": 0.95, "Conv": 0.9, "ConvTranspose": 0.6}, hash=False
     )
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a machine that cannot be."""
+        positive = (self.flops, self.lanes, *self.efficiency.values(), *(speed for _, speed in self.bandwidths))
+        seconds = (self.call_seconds, self.kernel_seconds, self.reshape_seconds, self.scalar_seconds)
+        if not (self.bandwidths and all(n > 0 for n in positive) and all(n >= 0 for n in seconds)):
+            raise UsageError("speeds of a device are above 0, and its seconds at least 0")
 
     def memory_seconds(self, elements: int) -> float:
         """Time to move this many float32 values once, by the cache level the working set fits."""

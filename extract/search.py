@@ -64,12 +64,14 @@ class Search:
     """One region's problem and the plans found for it.
 
     ``outcome`` is the cheapest plan, ``chained`` the one that prefers chains of Convs where that is another one;
-    ``failure`` says why there is none. Step names begin with ``prefix``.
+    ``failure`` says why there is none. Step names begin with ``prefix``. ``beside`` are the bytes that buffers of other
+    parts of the model hold meanwhile.
     """
 
     problem: Problem
     program: Program
     prefix: str
+    beside: int = 0
     outcome: Outcome | None = field(default=None)
     chained: Outcome | None = field(default=None)
     failure: str = ""
@@ -154,7 +156,7 @@ def _measure_small(
     for _ in range(rounds):
         wanted: dict[str, Step] = {}
         for item in searches:
-            found = fitting(item.problem, costs, peak, check=check)
+            found = fitting(item.problem, costs, max(peak - item.beside, 0), check=check)
             wanted |= {} if found is None else _unmeasured(item.problem, found.choice, costs)
         if not wanted or time.monotonic() > deadline:
             break
@@ -213,8 +215,8 @@ def _conclude(
             chosen = faster if faster is not None and faster.cost <= chosen.cost * (1 + 1e-12) else chosen
             chosen = timely(item.problem, replace(costs, certain=certain), chosen, slowest, check=check)
         if peak is not None:
-            most = inf if peak else slowest
-            fitted = fitting(item.problem, replace(costs, certain=certain), peak, most=most, check=check)
+            most, left = inf if peak else slowest, max(peak - item.beside, 0)
+            fitted = fitting(item.problem, replace(costs, certain=certain), left, most=most, check=check)
             chosen = fitted.choice if fitted is not None else chosen
         item.outcome = _outcome(item, chosen, profile, item.prefix, promised.bound)
         if costs.objective is not None or peak is not None:

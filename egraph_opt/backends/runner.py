@@ -72,8 +72,8 @@ class Machine:
 class Runner(Protocol):
     """Whoever makes measurements."""
 
-    def machine(self, threads: int | None) -> Machine:
-        """What measures. Raises DevicesLost where nobody is there."""
+    def machine(self, threads: int | None, limits: Limits | None = None) -> Machine:
+        """What measures. Raises DevicesLost where nobody is there, LimitReached where the answer takes too long."""
 
     def time_each(self, models: Sequence[TimedModel], *, threads: int | None, limits: Limits) -> list[Timed]:
         """See `model_timer.time_each`. Raises DevicesLost where nobody is left who could measure."""
@@ -97,7 +97,7 @@ class Runner(Protocol):
 class LocalRunner:
     """This machine."""
 
-    def machine(self, threads: int | None) -> Machine:
+    def machine(self, threads: int | None, limits: Limits | None = None) -> Machine:
         return Machine.here(threads)
 
     def time_each(self, models: Sequence[TimedModel], *, threads: int | None, limits: Limits) -> list[Timed]:
@@ -118,9 +118,10 @@ class ExecutorRunner:
     executor: Executor
     _machine: Machine | None = field(default=None, init=False)
 
-    def machine(self, threads: int | None) -> Machine:
+    def machine(self, threads: int | None, limits: Limits | None = None) -> Machine:
         if self._machine is None:
-            self._answers([_packed("describe", (), {"threads": threads})], threads, lambda answer: None, Limits(), {})
+            request = _packed("describe", (), {"threads": threads})
+            self._answers([request], threads, lambda answer: None, limits or Limits(), {})
         assert self._machine is not None
         return self._machine
 

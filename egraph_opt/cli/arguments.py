@@ -34,6 +34,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def key(text: str) -> str:
+    """A name that is not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it must not be empty")
+    return text
+
+
 def factor(text: str) -> float:
     """How many times something, at least 1; may be infinite."""
     try:

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from egraph_opt.cli.arguments import key
+
 SUMMARY = "measure for others: a device of a TVM RPC tracker"
 DESCRIPTION = """\
 Register this machine with a TVM RPC tracker and make the measurements that egraph-opt optimize --rpc-tracker asks for,
@@ -18,7 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--tracker", required=True, metavar="HOST:PORT", help="the tracker's address")
     parser.add_argument(
-        "--key", required=True, metavar="KEY", help="what clients ask for; give it to machines of one kind only"
+        "--key",
+        required=True,
+        type=key,
+        metavar="KEY",
+        help="what clients ask for; give it to machines of one kind only",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="the interface to listen on (default 127.0.0.1)"

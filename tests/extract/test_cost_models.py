@@ -63,9 +63,16 @@ def test_a_blend_is_a_weighted_sum_and_measures_if_a_part_does() -> None:
     assert measures(blended({blend: 1.0, Latency(): 0.0}))
     assert measures(Latency())
     assert not measures(lambda step: step.seconds)
-    for wrong in ({}, {Traffic(): -1.0}, {Traffic(): float("nan")}):
+    assert blended({Roofline(): 1.0, Energy(): 0.0})(info_of(PRODUCT)) == Roofline()(info_of(PRODUCT))
+    for wrong in ({}, {Traffic(): -1.0}, {Traffic(): float("nan")}, {Traffic(): inf}):
         with pytest.raises(UsageError, match="a blend needs"):
             blended(wrong)
+    with pytest.raises(UsageError, match="'traffic' is no cost model"):
+        blended({"traffic": 1.0})  # type: ignore[dict-item]
+    with pytest.raises(UsageError, match="cannot be blended"):
+        blended({PeakMemory(): 1.0})
+    with pytest.raises(UsageError, match="speeds of a device are above 0"):
+        Device(flops=-1.0)
 
 
 def test_names() -> None:

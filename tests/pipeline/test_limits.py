@@ -316,10 +316,17 @@ def test_a_process_is_used_again_only_where_the_next_would_be_the_same(
 
 
 def test_what_a_process_holds_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Process 1 has started 2, and is just starting 3, which still lies in the memory of 1."""
-    for process, statistics, children in (("1", "9 70 20 1", "2 3"), ("2", "9 30 20 1", ""), ("3", "9 70 20 1", "")):
+    """Process 1 has started 2 and 4, and is just starting 3, which still lies in the memory of 1 and grows with it."""
+    processes = (
+        ("1", "9 7000 20 1", "python run", "2 3 4"),
+        ("2", "9 30 20 1", "python work", ""),
+        ("3", "9 7010 20 1", "python run", ""),
+        ("4", "9 7000 6990 1", "python rest", ""),
+    )
+    for process, statistics, command, children in processes:
         (tmp_path / process / "task" / process).mkdir(parents=True)
         (tmp_path / process / "statm").write_text(statistics)
+        (tmp_path / process / "cmdline").write_text(command)
         (tmp_path / process / "task" / process / "children").write_text(children)
     monkeypatch.setattr(limits, "_PROCESSES", tmp_path)
-    assert held_by(1) == (50 + 10) * os.sysconf("SC_PAGE_SIZE")
+    assert held_by(1) == (6980 + 10 + 10) * os.sysconf("SC_PAGE_SIZE")

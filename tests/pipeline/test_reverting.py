@@ -51,9 +51,9 @@ class Panic(BaseException):
 @pytest.mark.parametrize(
     ("owner", "name", "error", "reason"),
     [
-        (saturation, "saturate_program", EgraphOptError("no room"), "no room"),
-        (saturation, "saturate_program", Panic("rust"), "internal error: Panic: rust"),
-        (saturation, "saturate_program", RecursionError(), "its terms are nested too deeply"),
+        (saturation.Saturator, "saturate", EgraphOptError("no room"), "no room"),
+        (saturation.Saturator, "saturate", Panic("rust"), "internal error: Panic: rust"),
+        (saturation.Saturator, "saturate", RecursionError(), "its terms are nested too deeply"),
         (alternatives.Extraction, "problem", KeyError("k"), "internal error: KeyError: 'k'"),
         (search, "build_plan", EgraphOptError("weights too large"), "weights too large"),
         (Implementer, "implement", NotExpressible("not at opset 7"), "not at opset 7"),
@@ -73,7 +73,7 @@ def test_failures_of_one_region(monkeypatch, owner: Any, name: str, error: BaseE
 
 def test_interruption_is_no_failure(monkeypatch) -> None:
     monkeypatch.setattr(
-        saturation, "saturate_program", failing(saturation.saturate_program, of_region(1), KeyboardInterrupt())
+        saturation.Saturator, "saturate", failing(saturation.Saturator.saturate, of_region(1), KeyboardInterrupt())
     )
     with pytest.raises(KeyboardInterrupt):
         static(chain_of_regions(2))
