@@ -25,11 +25,11 @@ class Device:
     """
 
     flops: float = 5.5e11
-    bandwidths: tuple[tuple[int, float], ...] = ((1 << 20, 4e11), (16 << 20, 1.5e11), (1 << 62, 4e10))
-    call_seconds: float = 1.5e-6
-    kernel_seconds: float = 0.5e-6
+    bandwidths: tuple[tuple[int, float], ...] = ((1 << 20, 8e11), (16 << 20, 2.5e11), (1 << 62, 5e10))
+    call_seconds: float = 1.2e-6
+    kernel_seconds: float = 1e-7
     reshape_seconds: float = 0.5e-6
-    scalar_seconds: float = 2e-11
+    scalar_seconds: float = 1.2e-11
     lanes: int = 16
     efficiency: Mapping[str, float] = field(
         default_factory=lambda: {"MatMul": 0.95, "Gemm": 0.95, "Conv": 0.9, "ConvTranspose": 0.6}, hash=False
