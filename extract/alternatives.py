@@ -16,7 +16,7 @@ from egraph_opt.egraph.pattern import parse_extents
 from egraph_opt.egraph.snapshot import ENode, Snapshot, fraction, no_collection
 from egraph_opt.extract.forms import Forms
 from egraph_opt.extract.problem import Alternative, Body, Problem, buffer_name, signature, well_founded
-from egraph_opt.extract.roofline import Device, call_seconds, kernel_seconds
+from egraph_opt.extract.roofline import STEP_SECONDS, Device, call_seconds, kernel_seconds
 from egraph_opt.ir import scalar
 from egraph_opt.ir.expr import bounds
 from egraph_opt.ir.maps import IndexMap
@@ -456,8 +456,9 @@ class Extraction:
                 pending += [need for a in found for need in a.needs]
                 continue
             found.sort(key=lambda a: (self._buffer_cost(owner, a), a.text))
-            limit = HOPELESS * self._buffer_cost(owner, found[0]) if found else 0.0
-            found = [a for a in found if self._buffer_cost(owner, a) <= limit]
+            # What every step costs on top counts, too: of small ones it is most.
+            limit = HOPELESS * (STEP_SECONDS + self._buffer_cost(owner, found[0])) if found else 0.0
+            found = [a for a in found if STEP_SECONDS + self._buffer_cost(owner, a) <= limit]
             result.alternatives[owner] = found
             pending += [need for a in found for need in a.needs]
         for owner, step in well_founded(constants, result.given).items():
