@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from egraph_opt.egraph.engine import EGraph
 from egraph_opt.egraph.saturate import Budget, Round, Saturation, saturate
-from egraph_opt.egraph.snapshot import Snapshot
+from egraph_opt.egraph.snapshot import Snapshot, no_collection
 from egraph_opt.errors import EgraphOptError, LimitReached, one_line
 from egraph_opt.ir.naming import canonical
 from egraph_opt.limits import Limits as RunLimits
@@ -235,7 +235,8 @@ class Worker:
         while True:
             try:
                 if self._connection.poll(_POLL):
-                    return self._connection.recv()
+                    with no_collection():
+                        return self._connection.recv()
             except (EOFError, OSError):
                 raise self._died(names) from None
             now = time.monotonic()
