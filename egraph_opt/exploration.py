@@ -150,13 +150,13 @@ class Explorer:
         """What there is to choose from: what is good for the end, and what is fast where there is more than one end."""
         if self.objective is not None:
             by = self._priced(snapshot, self.objective)
-            fast = self._ready(self._priced(snapshot, Latency())).problem(outputs)
-            return with_others(self._ready(by).problem(outputs), fast, lambda found: by.priced(found.info))
-        problem = self._ready(self._timed(snapshot)).problem(outputs)
+            fast = self.ready(self._priced(snapshot, Latency())).problem(outputs)
+            return with_others(self.ready(by).problem(outputs), fast, lambda found: by.priced(found.info))
+        problem = self.ready(self._timed(snapshot)).problem(outputs)
         if self.run.options.peak_limit is None:
             return problem
         # Kernels that move few bytes need few buffers, and compute less anew than those of the fewest buffers.
-        small = self._ready(self._priced(snapshot, Traffic())).problem(outputs)
+        small = self.ready(self._priced(snapshot, Traffic())).problem(outputs)
         return with_others(problem, small, seconds_alone)
 
     def _beside(self, region: Region) -> int:
@@ -174,7 +174,8 @@ class Explorer:
         written = None if self.portable is None else Expressible(self.portable)
         return PricedExtraction(snapshot, model, written, self.unavailable)
 
-    def _ready(self, extraction: Extraction) -> Extraction:
+    def ready(self, extraction: Extraction) -> Extraction:
+        """The same extraction, within the limits of the run and as free with NaN as the rules are."""
         extraction.check = self.run.limits(READING_SHARE).check
         extraction.any_order = self.saturator.selection.fp == "real"
         return extraction

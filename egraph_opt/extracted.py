@@ -14,12 +14,12 @@ from egraph_opt.egraph.snapshot import Snapshot
 from egraph_opt.errors import UsageError
 from egraph_opt.extract.alternatives import Alternative, Extraction, Problem
 from egraph_opt.extract.choose import Choice
-from egraph_opt.extract.cost_models import NAMED
+from egraph_opt.extract.cost_models import NAMED, Latency
 from egraph_opt.extract.plans import build_plan, step_names
 from egraph_opt.extract.portable_plan import Expressible, portable_plan
 from egraph_opt.extract.priced_extraction import PricedExtraction, cheapest
 from egraph_opt.extract.roofline import STEP_SECONDS, Device
-from egraph_opt.extract.step_info import CostModel, StepInfo, info_of, priced, static_seconds
+from egraph_opt.extract.step_info import CostModel, info_of, priced
 from egraph_opt.frontends import onnx_program
 from egraph_opt.ir import interpreter, printing
 from egraph_opt.ir.expression import checked_inputs, sources
@@ -182,7 +182,7 @@ def extract(
         raise UsageError(
             f"unknown cost model {cost!r}; choose static, {', '.join(NAMED)} or give a function of one step"
         )
-    model = cost if callable(cost) else NAMED.get(cost, _static)
+    model = cost if callable(cost) else NAMED.get(cost, Latency())
     written = Expressible(home.loaded.opset if home is not None else onnx_program.OPSET) if portable else None
     native = cost == "static" and not portable
     extraction = Extraction(snapshot, Device()) if native else PricedExtraction(snapshot, model, written)
@@ -206,9 +206,3 @@ def extract(
     steps = [(step.name, step.buffer) for step in plan.steps]
     costs = {n: priced(model, info_of(s, plan.constants)) for n, s in steps if not isinstance(s, Compute)}
     return replace(found, costs=costs)
-
-
-def _static(info: StepInfo) -> float:
-    step = info.step()
-    assert not isinstance(step, Compute)  # only portable programs are priced by this
-    return static_seconds(step)

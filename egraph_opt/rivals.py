@@ -15,7 +15,7 @@ from egraph_opt.errors import EgraphOptError, one_line
 from egraph_opt.extract.portable_extraction import PortableExtraction
 from egraph_opt.extract.search import Search
 from egraph_opt.measuring import Measurer
-from egraph_opt.run import BUILDING_SHARE, MEASURING_SHARE, READING_SHARE
+from egraph_opt.run import BUILDING_SHARE, MEASURING_SHARE
 from egraph_opt.runtime.progress import Progress
 from egraph_opt.runtime.report import Latency, RuntimeLatency
 from egraph_opt.runtime.timing import Spread
@@ -128,10 +128,8 @@ class Rivals:
             problem = known.problem
             if explorer.portable is None:
                 extraction = PortableExtraction(explorer.snapshots[index], self.loaded.opset, explorer.unavailable)
-                extraction.check = self.run.limits(READING_SHARE).check
-                extraction.any_order = explorer.saturator.selection.fp == "real"
                 try:
-                    problem = extraction.problem(known.program.outputs)
+                    problem = explorer.ready(extraction).problem(known.program.outputs)
                 except EgraphOptError:  # this region keeps its nodes
                     continue
             yield index, Search(problem, known.program, known.prefix)

@@ -8,12 +8,12 @@ from dataclasses import replace
 from egraph_opt.egraph import primitives
 from egraph_opt.egraph.snapshot import ENode, Snapshot
 from egraph_opt.extract.alternatives import Alternative
+from egraph_opt.extract.cost_models import Latency
 from egraph_opt.extract.portable_plan import Expressible
 from egraph_opt.extract.priced_extraction import PricedAlternative, PricedExtraction, _Counted
 from egraph_opt.extract.roofline import STEP_SECONDS
-from egraph_opt.extract.step_info import StepInfo, static_seconds
 from egraph_opt.frontends.portable import express
-from egraph_opt.ir.terms import Compute, Read, Reshape, Source, View
+from egraph_opt.ir.terms import Read, Reshape, Source, View
 
 # What reading a buffer costs a body: nearly nothing, but more than the body that the buffer is filled with. Else bodies
 # that only read buffers in turns could crowd that one out.
@@ -22,19 +22,13 @@ _READ_SECONDS = 1e-8
 _UNWRITABLE_SECONDS = 1e-2
 
 
-def _seconds(info: StepInfo) -> float:
-    step = info.step()
-    assert not isinstance(step, Compute)  # kernels are given as what they are written as
-    return static_seconds(step)
-
-
 class PortableExtraction(PricedExtraction):
     """The alternatives of one snapshot for a model of an opset; estimates leave out what every step costs beside its
     own time (``roofline.STEP_SECONDS``), once.
     """
 
     def __init__(self, snapshot: Snapshot, opset: int, unavailable: Collection[str] = ()) -> None:
-        super().__init__(snapshot, _seconds, Expressible(opset), unavailable)
+        super().__init__(snapshot, Latency(), Expressible(opset), unavailable)
         self._views: dict[str, bool] = {}
 
     def _roughly(self, owner: int, body: _Counted) -> float:
