@@ -23,6 +23,7 @@ from egraph_opt.extract.profiler import timing_opset
 from egraph_opt.extract.roofline import STEP_SECONDS
 from egraph_opt.frontends.onnx_costs import SECONDS, Work, work_of_plan, work_of_region
 from egraph_opt.frontends.onnx_memory import peak_of
+from egraph_opt.frontends.onnx_reader import rebuilt
 from egraph_opt.frontends.onnx_storage import store as store
 from egraph_opt.frontends.onnx_storage import stored
 from egraph_opt.frontends.onnx_writer import rebuild
@@ -188,7 +189,7 @@ class Builder:
             dict(plans),
             names,
             compiled=compiled,
-            peak=peak_of(model),
+            peak=peak_of(rebuilt(model, self.loaded)),
         )
 
     def _try(self, untried: Mapping[str, Call], library: Path) -> None:

@@ -29,11 +29,10 @@ from egraph_opt.saturation import LARGE, Saturator
 from egraph_opt.saturation_worker import Saturated
 
 if TYPE_CHECKING:
-    import onnx
-
     from egraph_opt.candidates import Prover
     from egraph_opt.egraph.snapshot import Snapshot
     from egraph_opt.extract.step_info import CostModel
+    from egraph_opt.frontends.onnx_model import LoadedModel
     from egraph_opt.frontends.regions import Region
     from egraph_opt.packs import Selection
 
@@ -73,7 +72,7 @@ class Explorer:
     portable: int | None = None
     device: Device = field(default_factory=Device)
     objective: CostModel | None = None
-    model: onnx.ModelProto | None = None
+    model: LoadedModel | None = None
     searches: dict[int, Search] = field(default_factory=dict)
     found: dict[int, Saturated] = field(default_factory=dict)
 

@@ -6,10 +6,6 @@ model alone.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +23,7 @@ from egraph_opt.ir import plain, printing
 from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.program import Step
 from egraph_opt.ir.terms import Compute, Source
+from egraph_opt.runtime import records
 
 if TYPE_CHECKING:
     import onnx
@@ -82,25 +79,20 @@ class KernelRecord:
 def attach(model: onnx.ModelProto, kernels: Iterable[AnyKernel], profile: Profile) -> None:
     """Put the records of a model's kernels into it."""
     uses = Counter(node.op_type for node in model.graph.node)
-    records = [_record(kernel, uses[kernel.name], profile) for kernel in kernels]
-    text = json.dumps([asdict(record) for record in records], separators=(",", ":"), sort_keys=True)
-    put(model, KEY, base64.b64encode(zlib.compress(text.encode(), 9)).decode() if records else None)
+    rows = [asdict(_record(kernel, uses[kernel.name], profile)) for kernel in kernels]
+    put(model, KEY, records.packed(rows) if rows else None)
 
 
 def unpacked(text: str) -> list[KernelRecord]:
     """The kernels in a model's metadata, most costly first. Raises InputRejected for anything else."""
+    rows = records.unpacked(text, what="the kernels", largest=LARGEST)
+    if not isinstance(rows, list):
+        raise InputRejected("the kernels in the model are no list")
     try:
-        unpacker = zlib.decompressobj()
-        content = unpacker.decompress(base64.b64decode(text, validate=True), LARGEST)
-        if unpacker.unconsumed_tail or not unpacker.eof:
-            raise InputRejected("the kernels in the model are cut off or too large")
-        rows = json.loads(content)
-        if not isinstance(rows, list):
-            raise InputRejected("the kernels in the model are no list")
-        records = [_read(row) for row in rows]
-    except (binascii.Error, zlib.error, ValueError, TypeError, LookupError, RecursionError) as error:
+        found = [_read(row) for row in rows]
+    except (ValueError, TypeError, LookupError) as error:
         raise InputRejected(f"the kernels in the model cannot be read: {error}") from error
-    return sorted(records, key=lambda record: (-record.seconds * record.nodes, record.name))
+    return sorted(found, key=lambda record: (-record.seconds * record.nodes, record.name))
 
 
 def timed(kernel: Kernel, schedules: Sequence[str], compiler: Path, threads: int | None) -> list[Measurement]:

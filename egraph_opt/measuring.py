@@ -11,6 +11,7 @@ from pathlib import Path
 
 from egraph_opt.backends.runtimes import DEFAULT
 from egraph_opt.backends.tvm_build import CODE_VERSION
+from egraph_opt.extract.bounds import Bounds, ceilings, probes
 from egraph_opt.extract.costs import Costs, needs_measuring
 from egraph_opt.extract.profile import MODELS, Measurement, Profile
 from egraph_opt.extract.profiler import LOWEST_OPSET, Profiler
@@ -24,8 +25,8 @@ from egraph_opt.runtime.report import Candidates, Expectation
 from egraph_opt.runtime.timing import IDLE, UNSTEADY, Spread, significant
 from egraph_opt.tuning import Tuning
 
-# Seconds that measuring may take.
-MEASURING_SECONDS = 150.0
+# Seconds that measuring may take, and where a proof is asked for.
+MEASURING_SECONDS, PROVING_SECONDS = 150.0, 1200.0
 # Letters of a step's name in a note.
 LONGEST_NAME = 100
 # Rounds of choosing and measuring.
@@ -46,6 +47,7 @@ class Measurer:
     runtime: str = DEFAULT
     profile: Profile = field(init=False)
     deadline: float = field(init=False)
+    _bounds: Bounds | None = None
     _profiler: Profiler = field(init=False)
     _known: frozenset[str] = field(init=False)
 
@@ -57,7 +59,8 @@ class Measurer:
         machine = run.runner.machine(options.threads, run.limits(BUILDING_SHARE))
         self.profile = Profile(path, machine.key(self.runtime), mode)
         self._known = frozenset(self.profile.measured)
-        self.deadline = min(run.deadline(MEASURING_SHARE), time.monotonic() + MEASURING_SECONDS)
+        most = PROVING_SECONDS if options.prove else MEASURING_SECONDS
+        self.deadline = min(run.deadline(MEASURING_SHARE), time.monotonic() + most)
         self._profiler = Profiler(
             self.profile,
             self.compiler,
@@ -81,15 +84,19 @@ class Measurer:
         measured = self.run.options.measured
         timer = self._measure if measured else None
         with self.run.phase("profile"):
+            if measured and self.run.options.summed is None:
+                self._find_bounds(wanted)
             again = partial(
                 search,
                 wanted,
                 self.profile,
                 timer,
                 possible=self._profiler.runnable,
+                bound=self._bounds,
                 objective=self.run.options.summed,
                 peak=self.run.options.peak_limit,
                 slowest=self.run.options.slowest,
+                prove=self.run.options.prove,
                 deadline=self.deadline,
                 check=self.run.limits(BUILDING_SHARE).check,
             )
@@ -134,7 +141,7 @@ class Measurer:
         if self._profiler.lost:
             run.notes.append(f"not all could be measured: {self._profiler.lost}")
         if self.profile.warning:
-            run.notes.append(self.profile.warning)
+            run.warnings.append(self.profile.warning)
         new = [m for key, found in self.profile.measured.items() if key not in self._known for m in found.values()]
         run.notes += unsteady(new)
         total = sum(len(found) for s in searches.values() for found in s.problem.alternatives.values())
@@ -148,11 +155,23 @@ class Measurer:
             before.failed + failed,
         )
 
-    def _measure(self, steps: Sequence[tuple[str, Step]]) -> None:
+    def _find_bounds(self, wanted: Sequence[Search]) -> None:
+        """Learn what the machine can do at its best, and how much of that bound what is known already was."""
+        if self._bounds is None:
+            self._measure(probes(), "what this machine can do")
+            best = ceilings(self.profile)
+            self._bounds = None if best is None else Bounds(best)
+        if self._bounds is not None:
+            offered = (a for s in wanted for found in s.problem.alternatives.values() for a in found)
+            self._bounds.heed(((a.text, a.step) for a in offered), self.profile)
+
+    def _measure(self, steps: Sequence[tuple[str, Step]], what: str = "steps of the best plan") -> None:
         def tell(done: int, total: int) -> None:
-            self.run.progress(Progress("profile", "steps of the best plan", done, total))
+            self.run.progress(Progress("profile", what, done, total))
 
         self._profiler.measure(steps, tell)
+        if self._bounds is not None:
+            self._bounds.heed(((text, step.buffer) for text, step in steps), self.profile)
 
 
 def expectation(

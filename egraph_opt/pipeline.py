@@ -45,6 +45,7 @@ def optimize(
     cost: str | CostModel = "measured",
     peak_memory: int | None = None,
     slowest: float = SLOWEST,
+    prove: bool = False,
     profile_db: str | Path | None = None,
     rules: str | Sequence[str | Pack] = "",
     fp: str = "default",
@@ -64,9 +65,10 @@ def optimize(
     plan that should be fastest, untimed), the name of another objective ("memory", "traffic", "energy", "launches") or
     any cost model, a function of one step: see :mod:`egraph_opt.costs`. ``peak_memory`` are the bytes that intermediate
     buffers may take at once. What is not chosen by its time takes at most ``slowest`` times the expected time of the
-    fastest. ``rules`` adds rule packs and switches rules off
-    ("+mine.py,-epilogue"), ``fp`` says what rules may do to floating-point numbers ("strict", "default" or "real"): see
-    ``egraph_opt.packs.select``.
+    fastest. With ``prove`` measuring goes on, for 20 minutes at most, until no other program can be more than 3 %
+    faster by what its steps take; otherwise it ends where that is unlikely. The report gives the bound.
+    ``rules`` adds rule packs and switches rules off ("+mine.py,-epilogue"), ``fp`` says what rules may do to
+    floating-point numbers ("strict", "default" or "real"): see ``egraph_opt.packs.select``.
     ``shapes`` gives lengths to symbolic dimensions of the inputs: ``{"N": 8}`` makes a model for this length only,
     ``{"N": [1, 4, 16]}`` one that has a program for each of them and the original for all others, chosen at run time;
     ``{"data": (1, 3, 224, 224)}`` is the whole shape of an input, ``data[0]`` an axis that has no name.
@@ -97,6 +99,8 @@ def optimize(
     if jobs is not None and jobs < 1:
         raise UsageError("jobs is at least 1")
     by, objective = _cost(cost)
+    if prove and by != "measured":
+        raise UsageError("only what is measured can be proven")
     from egraph_opt.backends.environment import usable_threads
     from egraph_opt.backends.processes import ProcessExecutor
     from egraph_opt.backends.session_process import SessionProcess
@@ -117,6 +121,7 @@ def optimize(
         objective,
         peak_memory,
         slowest,
+        prove,
         runtime,
     )
     options = replace(options, jobs=jobs or usable_threads())
@@ -130,8 +135,8 @@ def optimize(
 
         if not callable(getattr(executor, "submit", None)):
             raise UsageError(f"{executor!r} is no concurrent.futures.Executor")
-
-        options = replace(options, runner=ExecutorRunner(executor))
+        if options.times:
+            options = replace(options, runner=ExecutorRunner(executor))
     _check_runtime(options)
     tell = progress or silent
 
@@ -268,7 +273,7 @@ class _Optimization:
             unavailable(loaded.opset),
             portable,
             objective=run.options.summed,
-            model=loaded.model,
+            model=loaded,
         )
         explorer.explore()
         searches = explorer.searches
@@ -316,6 +321,7 @@ class _Optimization:
         from egraph_opt.frontends.onnx_storage import stored
 
         def keep(read: onnx.ModelProto) -> onnx.ModelProto:
+            self.saturator.start(len(read.graph.node))
             self.original = stored(read, folder)
             return self.original
 
@@ -353,7 +359,7 @@ class _Optimization:
             operators_before=dict(Counter(node.op_type for node in loaded.nodes)),
             versions=package_versions(),
             rules=self.saturator.selection.text,
-            peak_memory=PeakMemory(peak_of(loaded.model)),
+            peak_memory=PeakMemory(peak_of(loaded)),
         )
 
     def _tell_of_symbols(self, loaded: LoadedModel, opaque: bool) -> None:

@@ -53,6 +53,7 @@ class Options:
     objective: CostModel | None = None
     peak_memory: int | None = None
     slowest: float = SLOWEST
+    prove: bool = False
     runtime: str = "onnxruntime"
     runner: Runner | None = None
     jobs: int = 1
@@ -85,10 +86,15 @@ class Options:
         """Whether the fastest program is looked for, by timing whole models."""
         return self.objective is None and self.cost == "measured"
 
+    @property
+    def times(self) -> bool:
+        """Whether anything is timed: steps, or whole models, if only for information."""
+        return self.measured or self.objective is not None
+
 
 @dataclass
 class Run:
-    """The state of a run: seconds by phase, regions that keep their nodes, notes, and how much was measured.
+    """The state of a run: seconds by phase, regions that keep their nodes, notes, warnings, and how much was measured.
 
     ``objects`` are the kernels compiled so far, by name; many are compiled in ``compilers``.
     """
@@ -98,6 +104,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     reverted: list[RevertedRegion] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     candidates: Candidates = field(default_factory=Candidates)
     objects: dict[str, bytes] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -170,4 +177,5 @@ class Run:
             unchanged_because=why,
             reverted=tuple(self.reverted),
             notes=tuple(dict.fromkeys(self.notes)),
+            warnings=tuple(dict.fromkeys(self.warnings)),
         )

@@ -337,5 +337,6 @@ class _Assembly:
                 for entry in program.result.report.reverted
             ),
             notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)) + tuple(self.notes),
+            warnings=tuple(dict.fromkeys(warning for report in reports for warning in report.warnings)),
             specializations=(*programs, *(replace(other, other=True) for other in others)),
         )

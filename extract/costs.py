@@ -22,14 +22,16 @@ CHAINED_CONV = 0.8
 class Costs:
     """Seconds of an alternative: measured if it was, else its estimate; what failed or cannot be run costs infinity.
 
-    With ``certain`` only what was measured counts. ``conv`` is the share of its cost that a Conv is charged. Every step
-    is charged STEP_SECONDS on top. With an ``objective`` this cost model says what a step costs, knowing its seconds;
-    estimates are in its unit, too. What was offered as a kernel that then could not be built is written with standard
-    operators, which cost something else than time: with ``as_kernels`` such an alternative costs infinity.
+    With a ``bound`` it takes the place of estimates. With ``certain`` only what was measured counts. ``conv`` is the
+    share of its cost that a Conv is charged. Every step is charged STEP_SECONDS on top. With an ``objective`` this cost
+    model says what a step costs, knowing its seconds; estimates are in its unit, too. What was offered as a kernel that
+    then could not be built is written with standard operators, which cost something else than time: with ``as_kernels``
+    such an alternative costs infinity.
     """
 
     profile: Profile
     possible: Callable[[Alternative], bool]
+    bound: Callable[[Alternative], float] | None = None
     certain: bool = False
     conv: float = 1.0
     objective: CostModel | None = None
@@ -46,7 +48,10 @@ class Costs:
             return inf
         if self.objective is not None:
             return self._objective(self.objective, alternative, found)
-        seconds = alternative.estimate if found is None else found.seconds
+        if found is not None:
+            seconds = found.seconds
+        else:
+            seconds = alternative.estimate if self.bound is None else self.bound(alternative)
         return STEP_SECONDS + (seconds * self.conv if is_conv(alternative) else seconds)
 
     def seconds(self, alternative: Alternative) -> float:

@@ -9,17 +9,19 @@ from math import inf
 from egraph_opt.egraph.ground import Terms
 from egraph_opt.egraph.language import Rule
 from egraph_opt.egraph.pattern import CONSTRUCTORS
-from egraph_opt.egraph.proof import Proof, ProofStep, Prover
+from egraph_opt.egraph.proof import Proof, Prover
+from egraph_opt.egraph.proof_step import ProofStep
 from egraph_opt.egraph.snapshot import ENode, Snapshot
 from egraph_opt.extract.alternatives import Alternative, Problem
 from egraph_opt.extract.choose import Choice, totals
 from egraph_opt.extract.cost_models import unit_of
 from egraph_opt.extract.costs import Costs
-from egraph_opt.extract.plans import step_names
+from egraph_opt.extract.plans import needed_buffers, step_names
+from egraph_opt.extract.roofline import STEP_SECONDS
 from egraph_opt.ir.program import Program
-from egraph_opt.ir.terms import Buffer, Call, Compute, Read, Reshape, Source, Tensor, children, leaves
+from egraph_opt.ir.terms import Call, Compute, Reshape, Source, children, leaves
 from egraph_opt.limits import Check, unlimited
-from egraph_opt.runtime.explanation import Chain, ChainStep, Option, PlanStep, Term
+from egraph_opt.runtime.explanation import Chain, Option, PlanStep, Term
 from egraph_opt.runtime.explanation_programs import expression
 from egraph_opt.runtime.quantities import quantity
 
@@ -73,7 +75,8 @@ def _total(alternative: Alternative, costs: Costs, sums: Mapping[int, float]) ->
 def _option(alternative: Alternative, costs: Costs, sums: Mapping[int, float]) -> Option:
     found = costs.profile.best(alternative.text)
     source = "measured" if found is not None and found.samples else "estimated"
-    return Option(described(alternative.step), costs(alternative), _total(alternative, costs, sums), source)
+    charge = 0.0 if costs.objective is not None or isinstance(alternative.step, Reshape) else STEP_SECONDS
+    return Option(described(alternative.step), costs(alternative), _total(alternative, costs, sums), source, charge)
 
 
 def described(step: Call | Compute | Reshape) -> str:
@@ -185,7 +188,7 @@ class _Explainer:
             made = tuple(names[owner] for owner in owners if owner in names)
             for name in made:
                 chain_of.setdefault(name, len(chains))
-            steps = tuple(_chain_step(step, numbers) for step in proof.steps)
+            steps = tuple(_renumbered(step, numbers) for step in proof.steps)
             covered = self._covered(tensor)
             chains.append(Chain(tensor, covered, (), numbers[proof.start], numbers[proof.goal], steps, made))
         labels = {name: numbers[n] for name, n in self._labels().items() if n in numbers}
@@ -211,7 +214,7 @@ class _Explainer:
                 # Weights folded ahead of time may be given by each other; any term of theirs will do then.
                 self._expanded[owner] = self.known.flattest(owner)
                 term = self.problem.folded[owner]
-                known = {f"#{need}": self._buffer(need) for need in _needs(term)}
+                known = {f"#{need}": self._buffer(need) for need in needed_buffers(term)}
                 self._expanded[owner] = self.terms.as_buffer(self.terms.encode(term, known))
             else:
                 self._expanded[owner] = self._expand(self.chosen[owner])
@@ -275,29 +278,13 @@ class _Explainer:
         return tuple(rows), numbers
 
 
-def _chain_step(step: ProofStep, numbers: Mapping[int, int]) -> ChainStep:
-    return ChainStep(
-        step.rule,
-        step.group,
-        step.backwards,
-        numbers[step.before],
-        numbers[step.after],
-        numbers[step.whole],
-        step.exact,
-        -1 if step.given < 0 else numbers[step.given],
-        tuple(_chain_step(inner, numbers) for inner in step.because),
+def _renumbered(step: ProofStep, numbers: Mapping[int, int]) -> ProofStep:
+    """The same step, with other numbers of the terms."""
+    return replace(
+        step,
+        before=numbers[step.before],
+        after=numbers[step.after],
+        whole=numbers[step.whole],
+        given=-1 if step.given < 0 else numbers[step.given],
+        because=tuple(_renumbered(inner, numbers) for inner in step.because),
     )
-
-
-def _needs(term: Tensor | Buffer) -> tuple[int, ...]:
-    found: dict[int, None] = {}
-    pending: list[Tensor | Buffer] = [term]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, Source):
-            found[int(current.name.removeprefix("#"))] = None
-        elif isinstance(current, Read):
-            pending.append(current.buffer)
-        else:
-            pending += children(current)
-    return tuple(sorted(found))

@@ -129,7 +129,7 @@ class _Builder:
                 self.folder.values[name] = np.asarray(self.program.constants[source.name], dtype=np.float64)
             else:
                 term = self.problem.folded[owner]
-                for need in _buffers(term):
+                for need in needed_buffers(term):
                     self._folded(need)
                 value = self.folder.buffer(Compute(term) if isinstance(term, Tensor) else term)
                 self.folder.values[name] = value.reshape(self.problem.extents[owner])
@@ -173,5 +173,6 @@ def _sources(term: Tensor | Buffer) -> Mapping[int, Source]:
     return dict(sorted(found.items()))
 
 
-def _buffers(term: Tensor | Buffer) -> tuple[int, ...]:
+def needed_buffers(term: Tensor | Buffer) -> tuple[int, ...]:
+    """The buffers that a step, or what is folded ahead of time, reads."""
     return tuple(_sources(term))

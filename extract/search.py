@@ -1,7 +1,8 @@
 """Choose, measure what was chosen, choose again: until the cheapest plan is all measured.
 
-First choices found quickly are measured until they want nothing new, then the exactly cheapest ones: when such a one
-is all measured, no plan of the alternatives is cheaper. Otherwise the gap says how much cheaper one may be.
+First choices found quickly are measured until they want nothing new, then the exactly cheapest ones, both by what steps
+should take; then the cheapest ones by what they take at least: when such a one is all measured, no plan of the
+alternatives is cheaper. Otherwise the gap says how much cheaper one may be.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ SEARCH_PIVOTS, SEARCH_GAP = 1_000, 0.01
 PIVOTS, SECONDS = 4_000, 60.0
 # Of more searches than these each gets fewer pivots, so that all together take no longer.
 ENOUGH = 4
-# Rounds of exact choices.
-EXACT_ROUNDS = 2
+# Rounds of exact choices by estimates; and by lower bounds, where no proof is asked for.
+EXACT_ROUNDS, PROVING_ROUNDS = 2, 1
 Measure = Callable[[Sequence[tuple[str, Step]]], None]
 
 
@@ -83,10 +84,12 @@ def search(
     measure: Measure | None,
     *,
     possible: Callable[[Alternative], bool] = lambda _: True,
+    bound: Callable[[Alternative], float] | None = None,
     objective: CostModel | None = None,
     peak: int | None = None,
     slowest: float = inf,
     rounds: int,
+    prove: bool = False,
     deadline: float,
     final: bool = True,
     check: Check = unlimited,
@@ -94,20 +97,29 @@ def search(
     """Fill in the outcomes of every search, or why it has none.
 
     ``measure`` times steps given as (signature, step) and puts them into the profile; without it the choice rests on
-    what the profile holds and on estimates. When ``rounds`` are used up or ``deadline`` (monotonic seconds) has passed,
-    the best plan of measured steps counts, or the best expected one where no plan is measured as a whole. ``possible``
-    tells whether an alternative can be run at all, ``objective`` what a step costs where that is not its time. With
-    ``peak``, the plans need at most so many bytes for intermediate buffers at once, or as few as was found. What is not
-    chosen by its time takes at most ``slowest`` times that of the fastest, unless a limit wants more. Outcomes that are
-    not ``final`` are chosen with less effort; many searches share what one may take. ``check`` is called again and
-    again and may raise LimitReached: searches that are not done by then fail.
+    what the profile holds and on estimates. ``possible`` tells whether an alternative can be run at all, ``bound`` how
+    many seconds one that was not measured takes at least (its estimate where there is none), ``objective`` what a step
+    costs where that is not its time.
+
+    First choices are made by what steps should take, then by what they take at least: a little, or to the end in order
+    to ``prove`` that nothing is cheaper. When ``rounds`` of choosing are used up or ``deadline`` (monotonic seconds)
+    has passed, the best plan of measured steps counts, or the best expected one where no plan is measured as a whole.
+    With ``peak``, the plans need at most so many bytes for intermediate buffers at once, or as few as was found. What
+    is not chosen by its time takes at most ``slowest`` times that of the fastest, unless a limit wants more. Outcomes
+    that are not ``final`` are chosen with less effort; many searches share what one may take. ``check`` is called again
+    and again and may raise LimitReached: searches that are not done by then fail.
     """
     as_kernels = objective is not None or peak is not None
-    costs = Costs(profile, possible, objective=objective, as_kernels=as_kernels)
+    costs = Costs(profile, possible, bound, objective=objective, as_kernels=as_kernels)
     with suppress(LimitReached):
-        _rounds(searches, costs, measure, rounds, deadline, check)
-        if peak is not None and measure is not None:
-            _measure_small(searches, costs, measure, peak, rounds, deadline, check)
+        if measure is not None:
+            repeated = _Rounds(searches, costs, measure, rounds, deadline, check)
+            # A run that finds everything known is no reason to look further than the one before it.
+            new = repeated.settle()
+            if bound is not None and objective is None:
+                repeated.prove(rounds if prove else PROVING_ROUNDS if new else 0)
+            if peak is not None:
+                _measure_small(searches, replace(costs, bound=None), measure, peak, rounds, deadline, check)
     pivots = (PIVOTS if final and measure is not None else SEARCH_PIVOTS) * ENOUGH // max(len(searches), ENOUGH)
     for item in searches:
         _conclude(
@@ -122,25 +134,45 @@ def search(
         )
 
 
-def _rounds(
-    searches: Sequence[Search],
-    costs: Costs,
-    measure: Measure | None,
-    rounds: int,
-    deadline: float,
-    check: Check,
-) -> None:
-    """Choose and measure until the choices want nothing new."""
-    for conv in (1.0, CHAINED_CONV) if costs.objective is None else (1.0,):
-        for exactly in (False, True) if conv == 1.0 else (False,):
-            for _ in range(min(rounds, EXACT_ROUNDS if exactly else rounds) if measure is not None else 0):
-                wanted: dict[str, Step] = {}
-                for item in searches:
-                    charged = replace(costs, conv=conv)
-                    wanted.update(_wanted(item.problem, charged, exactly=exactly, deadline=deadline, check=check))
-                if not wanted or time.monotonic() > deadline or measure is None:
-                    break
-                measure(sorted(wanted.items()))
+@dataclass(frozen=True)
+class _Rounds:
+    """Choosing programs and measuring what they consist of, again and again."""
+
+    searches: Sequence[Search]
+    costs: Costs
+    measure: Measure
+    rounds: int
+    deadline: float
+    check: Check
+
+    def settle(self) -> bool:
+        """Until choices by what steps should take want nothing new. Whether anything was measured."""
+        expected = replace(self.costs, bound=None)
+        found = self._repeat(expected, self.rounds)
+        found |= self._repeat(expected, min(self.rounds, EXACT_ROUNDS), exactly=True)
+        if self.costs.objective is None:
+            found |= self._repeat(replace(expected, conv=CHAINED_CONV), self.rounds)
+        return found
+
+    def prove(self, rounds: int) -> None:
+        """Until choices by what steps take at least want nothing new."""
+        for _ in range(rounds):
+            if not self._repeat(self.costs, 1, exactly=True):
+                break
+            # What is known now may make other choices the best by what they should take.
+            self.settle()
+
+    def _repeat(self, costs: Costs, rounds: int, *, exactly: bool = False) -> bool:
+        found = False
+        for _ in range(rounds):
+            wanted: dict[str, Step] = {}
+            for item in self.searches:
+                wanted |= _wanted(item.problem, costs, exactly=exactly, deadline=self.deadline, check=self.check)
+            if not wanted or time.monotonic() > self.deadline:
+                break
+            self.measure(sorted(wanted.items()))
+            found = True
+        return found
 
 
 def _measure_small(
@@ -197,33 +229,38 @@ def _conclude(
 ) -> None:
     profile = costs.profile
     exact = partial(choose_exactly, item.problem, pivots=pivots, seconds=_seconds(deadline), check=check)
-    certain = measured
+    # What is not measured counts by what it should take, not by what it takes at least, where it may be chosen.
+    expected = replace(costs, bound=None)
+    decisive = replace(costs, certain=True) if measured else expected
     item.outcome = item.chained = None
     item.failure = ""
     try:
-        chosen = exact(replace(costs, certain=True)) if certain else None
-        promised = exact(costs, starts=[chosen] if chosen is not None else [])
-        if chosen is None:  # for want of time, too: the whole model will be timed all the same
-            certain, chosen = False, promised
-        elif promised is not None and not _missing(promised, profile):
-            chosen = min(chosen, promised, key=lambda choice: choice.cost)
-        if chosen is None or promised is None:
+        chosen = exact(decisive)
+        if chosen is None and measured:  # for want of time, too: the whole model will be timed all the same
+            decisive, chosen = expected, exact(expected)
+        if chosen is None:
             item.failure = "no plan of runnable steps was found"
             return
+        bound = chosen.bound
+        if measured:
+            promised = exact(costs, starts=[chosen])
+            bound = promised.bound if promised is not None else 0.0
+            if promised is not None and not _missing(promised, profile):
+                chosen = min(chosen, promised, key=lambda choice: choice.cost)
         if costs.objective is not None:
-            faster = cheapest(item.problem, replace(costs, certain=certain))
+            faster = cheapest(item.problem, decisive)
             chosen = faster if faster is not None and faster.cost <= chosen.cost * (1 + 1e-12) else chosen
-            chosen = timely(item.problem, replace(costs, certain=certain), chosen, slowest, check=check)
+            chosen = timely(item.problem, decisive, chosen, slowest, check=check)
         if peak is not None:
             most, left = inf if peak else slowest, max(peak - item.beside, 0)
-            fitted = fitting(item.problem, replace(costs, certain=certain), left, most=most, check=check)
+            fitted = fitting(item.problem, decisive, left, most=most, check=check)
             chosen = fitted.choice if fitted is not None else chosen
-        item.outcome = _outcome(item, chosen, profile, item.prefix, promised.bound)
+        item.outcome = _outcome(item, chosen, profile, item.prefix, bound)
         if costs.objective is not None or peak is not None:
             return
         # Which of two plans is faster as a whole only measuring them tells.
         if measured and any(is_conv(a) for found in item.problem.alternatives.values() for a in found):
-            chained = exact(replace(costs, certain=certain, conv=CHAINED_CONV), starts=[chosen])
+            chained = exact(replace(decisive, conv=CHAINED_CONV), starts=[chosen])
             if chained is not None and [a for _, a in chained.steps] != [a for _, a in chosen.steps]:
                 item.chained = _outcome(item, chained, profile, f"{item.prefix}c", 0.0)
     except (EgraphOptError, MemoryError) as error:

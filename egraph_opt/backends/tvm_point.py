@@ -208,7 +208,7 @@ class Evaluator:
         """A reduction loop: one accumulator per lane, or vectors along a reduced axis when the point has one lane."""
         emitter = self.emitter
         combine = tvm_math.combine(node.operation)
-        region, iterators = _fused(Region(point.extents, node.value, Expr(0)), node.iterators)
+        region, iterators = tvm_tree.fused(Region(point.extents, node.value, Expr(0)), node.iterators)
         inner = _innermost(region, iterators) if point.lanes == 1 else None
         outer = [i for i in iterators if i != inner]
         lanes = point.lanes if inner is None else power_of_two(region.extents[inner])
@@ -296,18 +296,6 @@ def _within(at: Value, condition: Condition, extents: Extents, lanes: int) -> Va
     if not tests:
         return splat(tirx.const(True, "bool"), lanes)
     return tests[0] if len(tests) == 1 else tirx.And(*tests)
-
-
-def _fused(region: Region, iterators: tuple[int, ...]) -> tuple[Region, list[int]]:
-    """Neighbouring reduction iterators merged where no index needs a division for it."""
-    kept: list[int] = []
-    for iterator in iterators:
-        joined = tvm_tree.merged(region, kept[-1], iterator) if kept else None
-        if joined is None:
-            kept.append(iterator)
-        else:
-            region = joined
-    return region, kept
 
 
 def _innermost(region: Region, iterators: Sequence[int]) -> int | None:

@@ -70,14 +70,8 @@ def normal_form(body: Tensor) -> NormalForm:
             axes.insert(position + 1, new)
         else:
             position += 1
-    merged: list[int] = []
-    for axis in axes:
-        joined = tree.merged(region, merged[-1], axis) if merged else None
-        if joined is None:
-            merged.append(axis)
-        else:
-            region = joined
-    return NormalForm(region, tuple(merged))
+    region, axes = tree.fused(region, axes)
+    return NormalForm(region, tuple(axes))
 
 
 def candidates(body: Tensor) -> tuple[Schedule, ...]:

@@ -451,6 +451,18 @@ def merged(region: Region, outer: int, inner: int) -> Region | None:
     return found if after <= before else None
 
 
+def fused(region: Region, iterators: Iterable[int]) -> tuple[Region, list[int]]:
+    """The region with neighbouring ones of these iterators merged where it can be, and those that are left."""
+    kept: list[int] = []
+    for iterator in iterators:
+        joined = merged(region, kept[-1], iterator) if kept else None
+        if joined is None:
+            kept.append(iterator)
+        else:
+            region = joined
+    return region, kept
+
+
 def split(region: Region, axis: int, width: int) -> tuple[Region, int]:
     """Iterator ``axis`` written as ``width * axis + new``; ``width`` must divide its extent."""
     new = len(region.extents)

@@ -23,12 +23,16 @@ def whole_number(minimum: int) -> Callable[[str], int]:
     return parse
 
 
+def _number(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+
+
 def seconds(text: str) -> float:
     """A positive number of seconds."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+    value = _number(text, "a number of seconds")
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
     return value
@@ -43,10 +47,7 @@ def key(text: str) -> str:
 
 def factor(text: str) -> float:
     """How many times something, at least 1; may be infinite."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    value = _number(text, "a number")
     if not value >= 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
     return value

@@ -106,24 +106,29 @@ def _records(model: Path) -> tuple[list[KernelRecord], float]:
 
 
 def _listed(records: list[KernelRecord], whole: float) -> str:
-    """All kernels, with their shares of what the plans take."""
-    whole = max(whole, sum(record.seconds * record.nodes for record in records))
-    rows = [("kernel", "output", "nodes", "us", "share", "schedule")]
+    """All kernels, with their shares of what the plans cost."""
+    from egraph_opt.extract.roofline import STEP_SECONDS
+
+    costs = [record.nodes * (record.seconds + STEP_SECONDS) if record.seconds else 0.0 for record in records]
+    whole = max(whole, sum(costs))
+    rows = [("kernel", "output", "nodes", "cost of one", "share", "schedule")]
     lines = []
-    for number, record in enumerate(records, 1):
-        share = f"{record.seconds * record.nodes / whole:.0%}" if record.seconds else ""
+    for number, (record, cost) in enumerate(zip(records, costs, strict=True), 1):
+        share = f"{cost / whole:.0%}" if cost else ""
         shape = "×".join(map(str, record.extents)) or "scalar"
-        rows.append((f"{number} {record.name}", shape, str(record.nodes), _us(record), share, record.arrangement))
+        rows.append((f"{number} {record.name}", shape, str(record.nodes), _cost(record), share, record.arrangement))
         algebra = record.algebra
         lines.append(algebra if len(algebra) <= LONGEST_LINE else f"{algebra[: LONGEST_LINE - 1]}…")
     head, *rest = table(rows).splitlines()
     return "\n".join([head, *(f"{row}\n    {line}" for row, line in zip(rest, lines, strict=True))])
 
 
-def _us(record: KernelRecord) -> str:
-    from egraph_opt.runtime.timing import significant
+def _cost(record: KernelRecord) -> str:
+    """What a node with this kernel costs in a plan, in the words of ``egraph-opt explain``; empty where unknown."""
+    from egraph_opt.extract.roofline import STEP_SECONDS
+    from egraph_opt.runtime.quantities import origin, quantity
 
-    return significant(record.seconds * 1e6) if record.seconds else ""
+    return f"{quantity(record.seconds, 's')} {origin('measured', STEP_SECONDS, 's')}" if record.seconds else ""
 
 
 def _shown(record: KernelRecord, options: argparse.Namespace) -> str:
@@ -131,7 +136,7 @@ def _shown(record: KernelRecord, options: argparse.Namespace) -> str:
 
     arguments = ", ".join(f"in{i} {list(extents)}" for i, extents in enumerate(record.arguments))
     lines = [record.name, f"  {arguments} -> {list(record.extents)}", f"  {record.algebra}"]
-    lines += [f"  schedule: {record.arrangement}" + (f"; {_us(record)} us" if record.seconds else "")]
+    lines += ["; ".join(filter(None, (f"  schedule: {record.arrangement}", _cost(record))))]
     if not record.body:
         return "\n".join(lines)
     kernel = record.kernel
@@ -210,6 +215,6 @@ def _compared(options: argparse.Namespace, record: KernelRecord, other: str) -> 
     if not present.samples:
         raise EgraphOptError(f"the present schedule of {record.name} fails: {present.error}")
     one, two = (significant(entry.seconds * 1e6) for entry in (present, tried))
-    print(table([("schedule", "us"), (f"present: {record.arrangement}", one), ("yours", two)]))
+    print(table([("schedule", "us measured"), (f"present: {record.arrangement}", one), ("yours", two)]))
     print(f"yours computes the same and takes {significant(tried.seconds / present.seconds)} times as long")
     return 0

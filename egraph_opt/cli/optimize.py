@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egraph_opt.backends.runtimes import CHOICES, DEFAULT
 from egraph_opt.cli.arguments import add_rule_options, byte_count, choice_of_lengths, factor, seconds, whole_number
-from egraph_opt.errors import InputRejected, UsageError
+from egraph_opt.errors import InputRejected, UsageError, one_line
 from egraph_opt.run import SLOWEST
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ before/after table goes to stdout, progress to stderr. Where nothing faster is f
 # Options that mean nothing to a GPU program.
 CPU_ONLY = (
     *("portable", "verify", "time_limit", "memory_limit", "report", "threads", "cost", "peak_memory", "slowest"),
-    *("runtime", "rpc_tracker", "rpc_key", "trials", "tuning_seconds"),
+    *("prove", "runtime", "rpc_tracker", "rpc_key", "trials", "tuning_seconds"),
 )
 EXAMPLES = (
     "egraph-opt optimize model.onnx                       writes model.opt.onnx",
     "egraph-opt optimize model.onnx -o fast.onnx --report fast.json",
     "egraph-opt optimize model.onnx --portable            standard ONNX operators only",
+    "egraph-opt optimize model.onnx --prove               measure until no program can be much faster",
     "egraph-opt optimize model.onnx --cost static         no measurements: quick, less sure",
     "egraph-opt optimize model.onnx --cost traffic        fewest bytes moved; also memory, energy, launches",
     "egraph-opt optimize model.onnx --peak-memory 8M      the fastest whose intermediate buffers fit into 8 MiB",
@@ -106,6 +108,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f" (default {SLOWEST:g}; inf for any)",
     )
     parser.add_argument(
+        "--prove",
+        action="store_true",
+        help="measure on, for 20 minutes at most, until no other program can be more than 3 %% faster by what its steps"
+        " take (default: until that is unlikely; the report gives the bound)",
+    )
+    parser.add_argument(
         "--profile-db", type=Path, metavar="FILE", help="profile database (default: in the cache folder)"
     )
     parser.add_argument(
@@ -147,7 +155,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time limit of tuning (default 300); a run that it ends is continued by the next one",
     )
     add_rule_options(parser)
-    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors and warnings only")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -186,6 +194,7 @@ def run(options: argparse.Namespace) -> int:
             cost=cost_model(options.cost) if ":" in options.cost else options.cost,
             peak_memory=options.peak_memory,
             slowest=options.slowest,
+            prove=options.prove,
             profile_db=options.profile_db,
             rules=options.rules,
             fp=options.fp,
@@ -200,13 +209,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def devices(options: argparse.Namespace) -> AbstractContextManager[Executor | None]:
-    """The devices on which to measure, None for this machine. Raises as `TrackerExecutor`."""
+    """The devices on which to measure; None for this machine, or if nothing is timed. Raises as `TrackerExecutor`."""
     if bool(options.rpc_tracker) != bool(options.rpc_key):
         raise UsageError("--rpc-tracker and --rpc-key belong together")
     if not options.rpc_tracker:
         return nullcontext()
-    from egraph_opt.backends.tracker import TrackerExecutor
+    from egraph_opt.backends.tracker import TrackerExecutor, address_of
 
+    if options.cost == "static":
+        address_of(options.rpc_tracker)
+        return nullcontext()
     return TrackerExecutor(options.rpc_tracker, options.rpc_key)
 
 
@@ -266,4 +278,7 @@ def _write(options: argparse.Namespace, result: Result, output: Path) -> int:
         if options.verbose and result.report.saturation:
             print(f"\n{result.report.growth()}\n")
         print(f"  written: {output}")
+    else:
+        for warning in result.report.warnings:
+            print(f"egraph-opt: warning: {one_line(warning)}", file=sys.stderr)
     return 0

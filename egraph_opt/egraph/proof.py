@@ -14,6 +14,7 @@ from functools import cached_property
 
 from egraph_opt.egraph.closure import Move
 from egraph_opt.egraph.language import Rule
+from egraph_opt.egraph.proof_step import ProofStep
 from egraph_opt.egraph.snapshot import Snapshot
 from egraph_opt.egraph.theory import Theory, Vocabulary
 from egraph_opt.ir.program import Program
@@ -26,30 +27,6 @@ LONGEST = 400
 TRIALS, TRIED = 500, 10_000
 # Rule name of a step without a recovered chain.
 UNKNOWN = "equal-class"
-
-
-@dataclass(frozen=True)
-class ProofStep:
-    """``before`` became ``after`` inside the whole term; all are numbers of :class:`Terms`.
-
-    ``because`` are steps from one term to another that must be equal for this one, ``given`` the first of the two.
-    """
-
-    rule: str
-    group: str
-    backwards: bool
-    before: int
-    after: int
-    whole: int
-    exact: bool = True
-    given: int = -1
-    because: tuple[ProofStep, ...] = ()
-
-    @property
-    def terms(self) -> tuple[int, ...]:
-        """Numbers of all terms it mentions."""
-        own = (self.before, self.after, self.whole, *(() if self.given < 0 else (self.given,)))
-        return own + tuple(number for step in self.because for number in step.terms)
 
 
 @dataclass(frozen=True)

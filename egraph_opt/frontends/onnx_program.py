@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, helper
 from egraph_opt.errors import EgraphOptError
 from egraph_opt.frontends.onnx_emit import KERNEL_DOMAIN, Emitter
 from egraph_opt.frontends.onnx_standalone import IR_VERSION, OPSET
-from egraph_opt.frontends.onnx_writer import emit_step
+from egraph_opt.frontends.onnx_writer import emit_steps
 from egraph_opt.ir.expr import Extents
 from egraph_opt.ir.program import Plan
 
@@ -28,22 +28,10 @@ def written(plan: Plan, outputs: Mapping[str, Extents], *, opset: int = OPSET) -
     names = {source.name: source.name for source in inputs}
     for name, value in plan.constants.items():
         names[name] = emitter.constant(np.asarray(value, dtype=np.float32), name)
-    owned = {step.name for step in plan.steps}
-    copies: list[tuple[str, str]] = []
-    for output in outputs:
-        if output not in plan.outputs:
-            raise EgraphOptError(f"the plan lacks the output {output!r}")
-        buffer = plan.outputs[output]
-        if buffer in owned and buffer not in names:
-            names[buffer] = output
-        else:
-            copies.append((buffer, output))
-    for step in plan.steps:
-        if step.name not in names:
-            names[step.name] = emitter.fresh(step.name)
-        emit_step(emitter, step, names, {})
-    for buffer, output in copies:
-        emitter.node("Identity", [names[buffer]], output)
+    missing = [output for output in outputs if output not in plan.outputs]
+    if missing:
+        raise EgraphOptError(f"the plan lacks the output {missing[0]!r}")
+    emit_steps(emitter, plan, outputs, names)
     graph = helper.make_graph(
         emitter.nodes,
         "program",

@@ -73,6 +73,11 @@ def load(
     return _analyse(model, bare, path, check)
 
 
+def rebuilt(model: ModelProto, original: LoadedModel) -> LoadedModel:
+    """A model that was made of one that is known: without another check, with what is known of the constants."""
+    return LoadedModel(model, infer(skeleton(model), original.constants), original.constants, frozenset())
+
+
 def parse(source: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto, Path | None]:
     """A model as it is, and where it lies, if anywhere. Raises InputRejected for what no reader survives."""
     path: Path | None = None

@@ -243,11 +243,18 @@ def resize(node: NodeContext) -> Encoded:
     return (_resampled(x, counts, scales, transform, rounding),)
 
 
-def depth_to_space(node: NodeContext) -> Encoded:
+def _blocks(node: NodeContext, since: int) -> tuple[Tensor, int, str]:
+    """The image, the size of a block, and the order of its pixels among the channels, which is told ``since`` an
+    opset."""
     x, block, mode = node.tensor(0), node.integer("blocksize", 0), "DCR"
-    if node.opset >= 11:
+    if node.opset >= since:
         mode = node.text("mode", "DCR")
     require(len(x.extents) == 4 and block >= 1 and mode in ("DCR", "CRD"), "odd attributes")
+    return x, block, mode
+
+
+def depth_to_space(node: NodeContext) -> Encoded:
+    x, block, mode = _blocks(node, since=11)
     batch, channels, height, width = x.extents
     require(channels % block**2 == 0, "the block does not divide the channels")
     fewer = channels // block**2
@@ -260,10 +267,7 @@ def depth_to_space(node: NodeContext) -> Encoded:
 
 
 def space_to_depth(node: NodeContext) -> Encoded:
-    x, block, mode = node.tensor(0), node.integer("blocksize", 0), "DCR"
-    if node.opset >= 28:
-        mode = node.text("mode", "DCR")
-    require(len(x.extents) == 4 and block >= 1 and mode in ("DCR", "CRD"), "odd attributes")
+    x, block, mode = _blocks(node, since=28)
     batch, channels, height, width = x.extents
     require(height % block == 0 and width % block == 0, "the block does not divide the tensor")
     extents = (batch, channels * block**2, height // block, width // block)

@@ -88,20 +88,37 @@ def _emit_plan(emitter: Emitter, loaded: LoadedModel, region: Region, plan: Plan
         original = loaded.constants.get(name)
         unchanged = original is not None and name not in loaded.producer and same(original, value)
         names[name] = name if unchanged else emitter.constant(np.asarray(value, dtype=np.float32), f"{name}/constant")
+    emit_steps(emitter, plan, region.program.outputs, names, prefix=f"egraph_opt/{region.index}/", kernels=kernels)
+
+
+def emit_steps(
+    emitter: Emitter,
+    plan: Plan,
+    outputs: Iterable[str],
+    names: dict[str, str],
+    *,
+    prefix: str = "",
+    kernels: Mapping[str, str] | None = None,
+) -> None:
+    """Append the nodes of a plan, which write these of its ``outputs``.
+
+    ``names`` are those of the tensors that hold its inputs and constants; added are those of its steps, which begin
+    with ``prefix``. ``kernels`` has the custom operators by step name.
+    """
     owned = {step.name for step in plan.steps}
     copies: list[tuple[str, str]] = []
-    for tensor in region.program.outputs:
-        buffer = plan.outputs[tensor]
+    for output in outputs:
+        buffer = plan.outputs[output]
         if buffer in owned and buffer not in names:
-            names[buffer] = tensor
+            names[buffer] = output
         else:
-            copies.append((buffer, tensor))
+            copies.append((buffer, output))
     for step in plan.steps:
         if step.name not in names:
-            names[step.name] = emitter.fresh(f"egraph_opt/{region.index}/{step.name}")
-        emit_step(emitter, step, names, kernels)
-    for buffer, tensor in copies:
-        emitter.node("Identity", [names[buffer]], tensor)
+            names[step.name] = emitter.fresh(f"{prefix}{step.name}")
+        emit_step(emitter, step, names, kernels or {})
+    for buffer, output in copies:
+        emitter.node("Identity", [names[buffer]], output)
 
 
 def emit_step(emitter: Emitter, step: Step, names: Mapping[str, str], kernels: Mapping[str, str]) -> None:

@@ -71,8 +71,8 @@ def fills(operator: str, attributes: str) -> bool:
 
 def call_into(operator: str, attributes: str, arguments: Sequence[Tensor], into: Tensor) -> Tensor:
     """A library call that writes its result to a tensor which is there, returned."""
-    _INTO[operator](into, *arguments, **library.lookup(operator).typed(library.parse_attributes(attributes)))
-    return into
+    given = library.lookup(operator).typed(library.parse_attributes(attributes))
+    return _OPERATORS[operator](*arguments, **given, out=into)
 
 
 def implementation(operator: str) -> Callable[..., Tensor]:
@@ -309,6 +309,12 @@ def _lrn(x: Tensor, *, size: int, alpha: float, beta: float, bias: float) -> Ten
     return x / (total * (alpha / size) + bias) ** beta
 
 
+def _matmul(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
+    import torch
+
+    return torch.matmul(a, b, out=out)
+
+
 def _gemm(
     a: Tensor,
     b: Tensor,
@@ -316,49 +322,18 @@ def _gemm(
     *,
     transA: int = 0,  # noqa: N803 - as ONNX calls them
     transB: int = 0,  # noqa: N803
+    out: Tensor | None = None,
 ) -> Tensor:
     import torch
 
     left, right = a.t() if transA else a, b.t() if transB else b
-    if c is None:
-        return left @ right
-    return torch.addmm(c, left, right) if c.dim() <= 2 else left @ right + c
+    return torch.matmul(left, right, out=out) if c is None else torch.addmm(c, left, right, out=out)
 
 
-def _gemm_into(
-    into: Tensor,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor | None = None,
-    *,
-    transA: int = 0,  # noqa: N803 - as ONNX calls them
-    transB: int = 0,  # noqa: N803
-) -> None:
+def _concat(*parts: Tensor, axis: int, out: Tensor | None = None) -> Tensor:
     import torch
 
-    left, right = a.t() if transA else a, b.t() if transB else b
-    if c is None:
-        torch.matmul(left, right, out=into)
-    else:
-        torch.addmm(c, left, right, out=into)
-
-
-def _matmul_into(into: Tensor, a: Tensor, b: Tensor) -> None:
-    import torch
-
-    torch.matmul(a, b, out=into)
-
-
-def _concat_into(into: Tensor, *parts: Tensor, axis: int) -> None:
-    import torch
-
-    torch.cat(parts, dim=axis, out=into)
-
-
-def _concat(*parts: Tensor, axis: int) -> Tensor:
-    import torch
-
-    return torch.cat(parts, dim=axis)
+    return torch.cat(parts, dim=axis, out=out)
 
 
 def _axis_wise(name: str) -> Callable[..., Tensor]:
@@ -369,7 +344,7 @@ def _axis_wise(name: str) -> Callable[..., Tensor]:
 
 
 _OPERATORS: Mapping[str, Callable[..., Tensor]] = {
-    "MatMul": lambda a, b: a @ b,
+    "MatMul": _matmul,
     "Gemm": _gemm,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -388,5 +363,5 @@ _OPERATORS: Mapping[str, Callable[..., Tensor]] = {
     "LRN": _lrn,
 }
 
-# Those that can write their result to memory which is there.
-_INTO: Mapping[str, Callable[..., None]] = {"MatMul": _matmul_into, "Gemm": _gemm_into, "Concat": _concat_into}
+# Those that can write their result to memory which is there: their functions take it as ``out``.
+_INTO = frozenset({"MatMul", "Gemm", "Concat"})

@@ -206,16 +206,7 @@ def summed(
 def _keys(member: Member) -> tuple[object, object]:
     """What members of equal windows have in common, and members whose windows can be enlarged to be equal (None where
     they cannot)."""
-    c = member.contraction
-    order = [*member.rows, *c.reduced]
-    table = {i: ex.iterator(position) for position, i in enumerate(order)}
-    extents = tuple(c.extents[i] for i in order)
-    exact = index_map(
-        member.shared.source,
-        extents,
-        [ex.substitute(e, table, extents) for e in member.shared.indices],
-        [ex.substitute(g, table, extents) for g in member.shared.guards],
-    )
+    exact = _reading(member)
     windows = member.windows
     if windows is None:
         return ("alike", exact.text, member.count), None
@@ -225,6 +216,20 @@ def _keys(member: Member) -> tuple[object, object]:
     )
     guards = tuple(sorted(member.renumbered(g).text for g in member.shared.guards))
     return ("alike", exact.text, member.count), ("similar", member.shared.source, member.row_extents, walked, guards)
+
+
+def _reading(member: Member) -> IndexMap:
+    """How a member reads the shared operand, over its rows and then what it reduces."""
+    c = member.contraction
+    order = [*member.rows, *c.reduced]
+    table = {i: ex.iterator(position) for position, i in enumerate(order)}
+    extents = tuple(c.extents[i] for i in order)
+    return index_map(
+        member.shared.source,
+        extents,
+        [ex.substitute(e, table, extents) for e in member.shared.indices],
+        [ex.substitute(g, table, extents) for g in member.shared.guards],
+    )
 
 
 def _common(members: Sequence[Member]) -> _Space | None:
@@ -271,23 +276,12 @@ def _common(members: Sequence[Member]) -> _Space | None:
 
 def _same(members: Sequence[Member]) -> _Space:
     """Members that read the shared operand in exactly the same way."""
-    first = members[0]
-    c = first.contraction
-    order = [*first.rows, *c.reduced]
-    table = {i: ex.iterator(position) for position, i in enumerate(order)}
-    extents = tuple(c.extents[i] for i in order)
-    shared = index_map(
-        first.shared.source,
-        extents,
-        [ex.substitute(e, table, extents) for e in first.shared.indices],
-        [ex.substitute(g, table, extents) for g in first.shared.guards],
-    )
-    rows = len(first.rows)
+    shared, rows = _reading(members[0]), len(members[0].rows)
     places: list[tuple[dict[int, Expr], tuple[Expr, ...]]] = []
     for member in members:
         reduced = member.contraction.reduced
         places.append(({r: ex.iterator(rows + position) for position, r in enumerate(reduced)}, ()))
-    return _Space(shared, extents[rows:], tuple(places))
+    return _Space(shared, shared.result[rows:], tuple(places))
 
 
 def _side_by_side(

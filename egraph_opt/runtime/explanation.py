@@ -6,13 +6,11 @@ interpreter, from the written model alone.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import zlib
 from dataclasses import dataclass
 
+from egraph_opt.egraph.proof_step import ProofStep
 from egraph_opt.errors import InputRejected
+from egraph_opt.runtime import records
 from egraph_opt.runtime.records import from_plain, to_plain
 
 # The metadata entry of the model that holds the explanation.
@@ -41,32 +39,6 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
-class ChainStep:
-    """``before`` became ``after`` by a rule inside ``whole``, which is the result; all are positions in the table.
-
-    ``backwards``: the rule was read from right to left. ``exact``: False where only the outermost parts are on record.
-    A rule by which parts of equal terms are equal holds ``because`` of the steps that lead from term ``given`` to the
-    other one; these are about that term alone.
-    """
-
-    rule: str
-    group: str
-    backwards: bool
-    before: int
-    after: int
-    whole: int
-    exact: bool = True
-    given: int = -1
-    because: tuple[ChainStep, ...] = ()
-
-    @property
-    def terms(self) -> tuple[int, ...]:
-        """Positions of all terms it mentions."""
-        own = (self.before, self.after, self.whole, *(() if self.given < 0 else (self.given,)))
-        return own + tuple(number for step in self.because for number in step.terms)
-
-
-@dataclass(frozen=True, slots=True)
 class Chain:
     """How ``tensor`` of the original became what the plan computes.
 
@@ -79,18 +51,22 @@ class Chain:
     nodes: tuple[str, ...]
     start: int
     goal: int
-    steps: tuple[ChainStep, ...]
+    steps: tuple[ProofStep, ...]
     plan: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A way to fill a buffer: its own cost and that with all it needs; ``source`` is "measured" or "estimated"."""
+    """A way to fill a buffer: its own cost and that with all it needs; ``source`` is "measured" or "estimated".
+
+    ``charge`` is the part of its own cost that was neither: what every step costs on top of its work.
+    """
 
     text: str
     cost: float
     total: float
     source: str
+    charge: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +121,12 @@ class Explanation:
 
 def packed(explanation: Explanation) -> str:
     """An explanation as text for a model's metadata; equal explanations give equal texts."""
-    plain = json.dumps(to_plain(explanation), separators=(",", ":"), sort_keys=True, ensure_ascii=True)
-    return base64.b64encode(zlib.compress(plain.encode(), 9)).decode()
+    return records.packed(to_plain(explanation))
 
 
 def unpacked(text: str) -> Explanation:
     """Inverse of :func:`packed`. Raises InputRejected for anything else."""
-    try:
-        unpacker = zlib.decompressobj()
-        content = unpacker.decompress(base64.b64decode(text, validate=True), LARGEST)
-        if unpacker.unconsumed_tail or not unpacker.eof:
-            raise InputRejected("the explanation in the model is cut off or too large")
-        data = json.loads(content)
-    except (binascii.Error, zlib.error, ValueError, RecursionError) as error:
-        raise InputRejected(f"the explanation in the model cannot be read: {error}") from error
+    data = records.unpacked(text, what="the explanation", largest=LARGEST)
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
         raise InputRejected(f"the explanation in the model has schema {schema}, this program knows {SCHEMA}")

@@ -11,7 +11,7 @@ from egraph_opt.runtime.explanation import Explanation, GraphNode, Option, Part,
 from egraph_opt.runtime.explanation_programs import CLOSE, OPEN, Line, Programs, Stage
 from egraph_opt.runtime.explanation_text import concerns
 from egraph_opt.runtime.graph_layout import HEIGHT, layout
-from egraph_opt.runtime.quantities import quantity
+from egraph_opt.runtime.quantities import origin, quantity
 
 # Pixels of one character, around a label, and the most and the least that a node is wide.
 CHARACTER, PADDING, NARROW, WIDE = 7.6, 26.0, 84.0, 230.0
@@ -255,7 +255,8 @@ def _option(option: Option, most: float, unit: str, *, chosen: bool) -> str:
     share = 100 * option.total / most
     return (
         f'<tr class="{"chosen" if chosen else ""}"><td><code>{escape(option.text)}</code></td>'
-        f'<td class="number">{quantity(option.cost, unit)}<small>{escape(option.source)}</small></td>'
+        f'<td class="number">{quantity(option.cost - option.charge, unit)}'
+        f"<small>{escape(origin(option.source, option.charge, unit))}</small></td>"
         f'<td class="number">{quantity(option.total, unit)}</td>'
         f'<td class="bar"><i style="width:{share:.1f}%"></i></td></tr>'
     )

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from egraph_opt.runtime.explanation import Chain, ChainStep, Part
+from egraph_opt.egraph.proof_step import ProofStep
+from egraph_opt.runtime.explanation import Chain, Part
 from egraph_opt.runtime.explanation_replay import terms_of
 
 # What marks the sub-term that a step changes.
@@ -36,7 +37,7 @@ class Stage:
     For a step that rests on others, ``because`` are the stages of these.
     """
 
-    step: ChainStep | None
+    step: ProofStep | None
     lines: tuple[Line, ...]
     gone: tuple[Line, ...] = ()
     because: tuple[Stage, ...] = ()
@@ -60,7 +61,7 @@ class Programs:
     def _stages(
         self,
         start: int,
-        steps: Sequence[ChainStep],
+        steps: Sequence[ProofStep],
         leaves: Mapping[int, str],
         lines: Mapping[int, str],
         result: str,
@@ -84,7 +85,7 @@ class Programs:
             before = after
             current = step.whole
 
-    def _carried(self, whole: int, step: ChainStep, names: Mapping[int, str]) -> dict[int, str]:
+    def _carried(self, whole: int, step: ProofStep, names: Mapping[int, str]) -> dict[int, str]:
         """Names of the lines after a step: what stands in the place of a line keeps its name."""
         present = self._parts(step.whole)
         result = {number: name for number, name in names.items() if number in present}

@@ -9,12 +9,13 @@ import numpy as np
 
 from egraph_opt.egraph.ground import Terms
 from egraph_opt.egraph.pattern import CONSTRUCTORS
+from egraph_opt.egraph.proof_step import ProofStep
 from egraph_opt.egraph.provenance import build
 from egraph_opt.egraph.snapshot import ENode
 from egraph_opt.errors import InputRejected
 from egraph_opt.ir.interpreter import Arithmetic, Interpreter, ModularArithmetic
 from egraph_opt.ir.terms import Apply, Buffer, Read, Source, Tensor
-from egraph_opt.runtime.explanation import ChainStep, Part
+from egraph_opt.runtime.explanation import Part
 
 Array = np.ndarray[Any, Any]
 
@@ -108,7 +109,7 @@ class Replay:
                 found.append(f"{chain.tensor}: the chain does not end at the plan")
         return found
 
-    def _walk(self, name: str, start: int, steps: Sequence[ChainStep], found: list[str]) -> int:
+    def _walk(self, name: str, start: int, steps: Sequence[ProofStep], found: list[str]) -> int:
         """Check steps one by one, adding to ``found``; the term they end at."""
         expected = self.value(start)
         current = start

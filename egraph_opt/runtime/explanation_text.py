@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from egraph_opt.errors import UsageError
 from egraph_opt.runtime.explanation import Chain, Explanation, Option, Part, PlanStep
 from egraph_opt.runtime.explanation_programs import Programs, Stage
-from egraph_opt.runtime.quantities import quantity
+from egraph_opt.runtime.quantities import origin, quantity
 
 # Characters of a step's description that are shown.
 WIDTH = 150
@@ -114,4 +114,5 @@ def _plan_step(step: PlanStep, unit: str) -> Iterable[str]:
 def option(found: Option, unit: str) -> str:
     """One way to fill a buffer on one line."""
     shown = found.text if len(found.text) <= WIDTH else found.text[: WIDTH - 1] + "…"
-    return f"{quantity(found.cost, unit)} {found.source}, {quantity(found.total, unit)} with all it needs: {shown}"
+    alone, source = quantity(found.cost - found.charge, unit), origin(found.source, found.charge, unit)
+    return f"{alone} {source}, {quantity(found.total, unit)} with all it needs: {shown}"

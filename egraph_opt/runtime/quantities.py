@@ -15,3 +15,8 @@ def quantity(value: float, unit: str) -> str:
     if unit == "s":
         return f"{value * 1e6:.3g} us" if value < 1e-3 else f"{value * 1e3:.3g} ms"
     return byte_text(value) if unit == "B" else f"{significant(value)} {unit}".rstrip()
+
+
+def origin(source: str, charge: float, unit: str) -> str:
+    """Where the cost of a step is from, and what is charged on top of it: "measured + 2 us per step"."""
+    return f"{source} + {quantity(charge, unit)} per step" if charge else source

@@ -3,9 +3,13 @@
 Files of this form come from users and other machines, so decoding checks every type and never runs code.
 """
 
+import base64
+import binascii
 import dataclasses
+import json
 import math
 import types
+import zlib
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -47,6 +51,24 @@ def from_plain(record: type[Record], data: Any, *, where: str = "") -> Record:
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise InputRejected(f"{place}: field {name!r} is missing")
     return record(**values)
+
+
+def packed(plain: Any) -> str:
+    """Plain values as text for a model's metadata; equal values give equal texts."""
+    text = json.dumps(plain, separators=(",", ":"), sort_keys=True)
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def unpacked(text: str, *, what: str, largest: int) -> Any:
+    """Inverse of :func:`packed`. Raises InputRejected for anything else, or more than ``largest`` bytes of JSON."""
+    try:
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(base64.b64decode(text, validate=True), largest)
+        if unpacker.unconsumed_tail or not unpacker.eof:
+            raise InputRejected(f"{what} in the model cannot be read: cut off or too large")
+        return json.loads(content)
+    except (binascii.Error, zlib.error, ValueError, RecursionError) as error:
+        raise InputRejected(f"{what} in the model cannot be read: {error}") from error
 
 
 def _decode(kind: Any, data: Any, where: str) -> Any:

@@ -196,7 +196,7 @@ class Report:
     rules as text, `packs` are those from outside. `specializations` are the lengths of symbolic dimensions that
     programs were asked for, and others that were tested. `objective` is there where the program was not chosen by its
     latency, `expectation` where it was. `runtime` is what the model is for, `runtimes` are all that took part where
-    others than onnxruntime did.
+    others than onnxruntime did. `warnings` are told even where `notes` are not wanted.
     """
 
     model: str
@@ -214,6 +214,7 @@ class Report:
     unchanged_because: str = ""
     reverted: tuple[RevertedRegion, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     rules: str = ""
     packs: tuple[PackUse, ...] = ()
@@ -311,6 +312,7 @@ def _table_lines(report: Report) -> list[str]:
     lines += [f"  kept unchanged: {report.unchanged_because}"] if report.unchanged_because else []
     lines += [f"  region {entry.region} reverted: {entry.reason}" for entry in report.reverted]
     lines += [f"  note: {note}" for note in report.notes]
+    lines += [f"  warning: {warning}" for warning in report.warnings]
     return lines
 
 

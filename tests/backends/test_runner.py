@@ -225,6 +225,17 @@ def test_optimizing_with_an_executor(save_model: Any, tmp_path: Path) -> None:
     assert optimize(save_model(), threads=1, profile_db=tmp_path / "p").report.candidates.measured == 0
 
 
+def test_an_executor_is_asked_for_nothing_where_nothing_is_timed(save_model: Any) -> None:
+    class Untouched(ThreadPoolExecutor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            raise AssertionError("something is asked for")
+
+    with Untouched(1) as executor:
+        report = optimize(save_model(), executor=executor, cost="static", threads=1).report
+    assert report.latency is None
+    assert not report.reverted
+
+
 def test_devices_that_are_lost_before_the_contest_leave_the_model_as_it_is(save_model: Any, tmp_path: Path) -> None:
     class Losing(ThreadPoolExecutor):
         def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

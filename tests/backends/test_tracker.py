@@ -197,6 +197,18 @@ def test_optimizing_on_a_device(
     assert device.process.wait(20) == 130
 
 
+def test_no_tracker_is_asked_where_nothing_is_timed(save_model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.0)
+        words = ["optimize", str(save_model()), "--cost", "static", "--rpc-key", "a", "--rpc-tracker"]
+        assert main([*words, f"127.0.0.1:{server.getsockname()[1]}"]) == 0
+        with pytest.raises(BlockingIOError):  # nobody called
+            server.accept()
+    capsys.readouterr()
+    assert main([*words, "nowhere"]) == 2
+    assert "'nowhere' is not the address of a tracker" in capsys.readouterr().err
+
+
 def test_what_is_no_tracker(save_model: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setattr("egraph_opt.backends.tracker.TRACKER_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -66,7 +66,7 @@ def test_optimize_passes_options_on(save_model, pipeline, capsys: pytest.Capture
     output = model.with_name("fast.onnx")
     words = shlex.split(
         "--portable --verify 3 --time-limit 2.5 --seed 7 --threads 2 --cost static --profile-db p.db -q"
-        " --rules -bias,+mine.py --fp strict --memory-limit 1.5G --shape N=8 --runtime auto"
+        " --rules -bias,+mine.py --fp strict --memory-limit 1.5G --shape N=8 --runtime auto --prove"
     )
     assert main(["optimize", str(model), "-o", str(output), *words]) == 0
     assert output.read_bytes() == b"optimized"
@@ -90,6 +90,7 @@ def test_optimize_passes_options_on(save_model, pipeline, capsys: pytest.Capture
         "executor": None,
         "jobs": None,
         "peak_memory": None,
+        "prove": True,
         "slowest": 3.0,
         "trials": 0,
         "tuning_seconds": 300.0,

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import pytest
 
 from egraph_opt.cli import main
 from egraph_opt.errors import InputRejected
+from egraph_opt.extract.roofline import STEP_SECONDS
 from egraph_opt.frontends.onnx_metadata import metadata
-from egraph_opt.runtime.explanation import KEY, Explanation, packed, unpacked
+from egraph_opt.runtime.explanation import KEY, Explanation, Option, packed, unpacked
 from egraph_opt.runtime.explanation_page import page
 from egraph_opt.runtime.explanation_replay import Replay
-from egraph_opt.runtime.explanation_text import text
+from egraph_opt.runtime.explanation_text import option, text
 from tests.pipeline.support import build, node, normal, static
 
 
@@ -65,6 +67,7 @@ def test_the_written_model_tells_how_it_came_about(explanation: Explanation) -> 
     for step in part.steps:
         assert step.chosen.source == "estimated"
         assert 0 < step.chosen.cost <= step.chosen.total
+        assert step.chosen.charge == (0.0 if step.operator == "Reshape" else STEP_SECONDS)
         assert len(step.runners_up) <= 3
         assert [o.total for o in step.runners_up] == sorted(o.total for o in step.runners_up)
         assert step.why
@@ -84,6 +87,15 @@ def test_text(optimized: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "runner-up 1: " in shown
     assert "chosen: " in shown
     assert re.search(r"^ +- \w+ = .*\n(.*\n)* +\+ \w+ = ", shown, re.MULTILINE)
+
+
+def test_what_every_step_costs_is_told_apart(explanation: Explanation) -> None:
+    found = Option("f(a)", 5.1e-6, 9e-6, "measured", 2e-6)
+    assert option(found, "s") == "3.1 us measured + 2 us per step, 9 us with all it needs: f(a)"
+    assert option(replace(found, charge=0.0), "s") == "5.1 us measured, 9 us with all it needs: f(a)"
+    assert option(Option("f(a)", 512, 512, "estimated"), "B") == "512 B estimated, 512 B with all it needs: f(a)"
+    assert " us estimated + 2 us per step, " in text(explanation)
+    assert "<small>estimated + 2 us per step</small>" in page(explanation)
 
 
 def test_one_node(optimized: Path, explanation: Explanation, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,8 @@ def test_a_kernel_that_a_trace_arranges(optimized, capsys, tmp_path: Path):
     trace = '[[["GetSBlock",[],["out","main"],["b0"]],["GetLoops",["b0"],[],["l1","l2"]],["Parallel",["l1"],[],[]]],[]]'
     kernel = replace(record.kernel, schedule=trace)
     model = onnx.load(optimized)
+    for made in model.graph.node:
+        made.op_type = kernel.name if made.op_type == record.name else made.op_type
     profile = Profile(None, "device")
     profile.add([Measurement(signature(Compute(kernel.body)), KERNEL + trace, (0.25,))])
     attach(model, [kernel], profile)
@@ -77,9 +80,11 @@ def test_a_kernel_that_a_trace_arranges(optimized, capsys, tmp_path: Path):
     assert (found.kernel, found.seconds) == (kernel, 0.25e-3)
     assert main(["kernel", "show", str(tmp_path / "tuned.onnx"), "1"]) == 0
     shown = capsys.readouterr().out
-    assert "trace of 3 instructions; 250 us" in shown
+    assert "trace of 3 instructions; 250 us measured + 2 us per step\n" in shown
     assert "sch.parallel(loop=l1)" in shown
     assert "T.parallel(48)" in shown
+    assert main(["kernel", "show", str(tmp_path / "tuned.onnx")]) == 0
+    assert re.search(r" 1 +250 us measured \+ 2 us per step +100% +trace of 3", capsys.readouterr().out)
     assert main(["kernel", "schedule", str(tmp_path / "tuned.onnx"), "1", "-o", str(tmp_path / "trace.json")]) == 0
     assert (tmp_path / "trace.json").read_text().strip() == trace
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from math import inf
 
@@ -67,9 +67,15 @@ class Counter:
 
 @pytest.mark.parametrize("name", ["infogan-b1", "resnet18-b1", "gcn"])
 def test_few_of_the_alternatives_are_measured(name: str) -> None:
+    """Whether lower bounds are as high as what the device keeps, or half of that."""
     items = searches(name)
+    for share in (1.0, 0.5):
+        measured_few(items, lambda a, share=share: share * a.estimate)
+
+
+def measured_few(items: Sequence[Search], bound: Callable[[Alternative], float]) -> None:
     device = Counter(items)
-    search(items, device.profile, device.measure, rounds=40, deadline=inf)
+    search(items, device.profile, device.measure, bound=bound, rounds=40, deadline=inf)
     assert 0 < len(device.profile.measured) < SHARE * device.alternatives
     for item in items:
         outcome = item.outcome

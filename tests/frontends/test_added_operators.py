@@ -21,20 +21,8 @@ from egraph_opt.ir.library import LibraryOperator, OnnxOperator
 from egraph_opt.ir.program import Plan, Step
 from egraph_opt.ir.scalar import ScalarFunction
 from egraph_opt.ir.terms import Apply, Call, Read, Source
-from tests.pipeline.support import build, node
+from tests.pipeline.support import MICROSOFT, QUICK_GELU, build, node
 
-MICROSOFT = "com.microsoft"
-QUICK_GELU = ScalarFunction(
-    "quick_gelu",
-    1,
-    keeps_zero=True,
-    onnx="QuickGelu",
-    domain=MICROSOFT,
-    since=1,
-    attributes=("alpha",),
-    defaults=(1.702,),
-    definition=lambda f, x, alpha: f("mul", x, f("sigmoid", f("mul", x, alpha))),
-)
 MISH = ScalarFunction(
     "mish", 1, keeps_zero=True, onnx="Mish", since=18, definition=lambda f, x: f("mul", x, f("tanh", f("softplus", x)))
 )

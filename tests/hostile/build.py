@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -13,6 +13,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from tests.pipeline.support import FLOAT, INT64, build, node, normal
 
+Proto = TypeVar("Proto", AttributeProto, TensorProto)
 MODEL = "model.onnx"
 SECRET = b"this must never be read"
 
@@ -195,15 +196,19 @@ def nested_bytes(depth: int) -> bytes:
     return b"\x08\x08" + field(7, inner)
 
 
-def attribute(name: str, kind: int, **fields: Any) -> AttributeProto:
-    """An attribute whose type and content need not agree."""
-    found = AttributeProto(name=name, type=kind)  # type: ignore[arg-type]
+def filled(message: Proto, fields: Mapping[str, Any]) -> Proto:
+    """A message, given these fields."""
     for key, value in fields.items():
         if isinstance(value, list):
-            getattr(found, key).extend(value)
+            getattr(message, key).extend(value)
         else:
-            setattr(found, key, value)
-    return found
+            setattr(message, key, value)
+    return message
+
+
+def attribute(name: str, kind: int, **fields: Any) -> AttributeProto:
+    """An attribute whose type and content need not agree."""
+    return filled(AttributeProto(name=name, type=kind), fields)  # type: ignore[arg-type]
 
 
 def with_attributes(operator: str, *attributes: AttributeProto, inputs: str = "x") -> Maker:
@@ -221,13 +226,7 @@ def chain(count: int, operator: str = "Relu") -> onnx.ModelProto:
 
 def tensor(name: str, kind: int, dims: Sequence[int], **fields: Any) -> TensorProto:
     """A tensor whose fields need not agree."""
-    found = TensorProto(name=name, data_type=kind, dims=dims)
-    for key, value in fields.items():
-        if isinstance(value, list):
-            getattr(found, key).extend(value)
-        else:
-            setattr(found, key, value)
-    return found
+    return filled(TensorProto(name=name, data_type=kind, dims=dims), fields)
 
 
 def weighted(made: TensorProto, data_type: int = FLOAT) -> Maker:

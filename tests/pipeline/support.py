@@ -13,11 +13,26 @@ from onnx import TensorProto, helper, numpy_helper
 from egraph_opt import candidates
 from egraph_opt.backends.onnxruntime import make_session
 from egraph_opt.backends.onnxruntime import run as run_session
+from egraph_opt.ir.scalar import ScalarFunction
 from egraph_opt.pipeline import optimize
 from egraph_opt.result import Result
 from egraph_opt.runtime.compare import compare_outputs
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+MICROSOFT = "com.microsoft"
+# A function as a user adds it, with an operator of onnxruntime.
+QUICK_GELU = ScalarFunction(
+    "quick_gelu",
+    1,
+    keeps_zero=True,
+    cost=9,
+    onnx="QuickGelu",
+    domain=MICROSOFT,
+    since=1,
+    attributes=("alpha",),
+    defaults=(1.702,),
+    definition=lambda f, x, alpha: f("mul", x, f("sigmoid", f("mul", x, alpha))),
+)
 Shape = Sequence[int | str] | None
 
 

@@ -23,12 +23,10 @@ from egraph_opt.egraph.language import (
 )
 from egraph_opt.ir import extensions
 from egraph_opt.ir.library import LibraryOperator, OnnxOperator
-from egraph_opt.ir.scalar import ScalarFunction
 from egraph_opt.packs import Pack
 from egraph_opt.pipeline import optimize
-from tests.pipeline.support import build, node, normal, static, wrong
+from tests.pipeline.support import MICROSOFT, QUICK_GELU, build, node, normal, static, wrong
 
-MICROSOFT = "com.microsoft"
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="kernels need a C compiler")
 
 
@@ -37,20 +35,6 @@ def nothing_stays():
     """Packs register what they bring for good; here only until the test ends."""
     with extensions.extended():
         yield
-
-
-QUICK_GELU = ScalarFunction(
-    "quick_gelu",
-    1,
-    keeps_zero=True,
-    cost=9,
-    onnx="QuickGelu",
-    domain=MICROSOFT,
-    since=1,
-    attributes=("alpha",),
-    defaults=(1.702,),
-    definition=lambda f, x, alpha: f("mul", x, f("sigmoid", f("mul", x, alpha))),
-)
 
 
 @rule_group("quick")

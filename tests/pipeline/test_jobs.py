@@ -117,3 +117,24 @@ def test_nothing_is_begun_after_the_deadline() -> None:
 def test_little_memory_means_few_workers() -> None:
     assert Saturator(jobs=8, whole=Limits(memory=1))._concurrent == 1
     assert Saturator(jobs=8, whole=Limits(memory=1 << 60))._concurrent == 8
+
+
+def test_large_models_find_their_workers_started_and_closing_ends_them() -> None:
+    with Saturator(jobs=2) as saturator:
+        saturator.start(saturation.LARGE - 1)
+        assert not saturator._workers._idle
+        for _ in range(2):  # those that are there are enough
+            saturator.start(saturation.LARGE)
+            workers = list(saturator._workers._idle)
+            assert len(workers) == 2
+            assert all(worker.alive for worker in workers)
+        taken = saturator._workers.take()
+        saturator.start(saturation.LARGE)
+        assert {taken, *saturator._workers._idle} == set(workers)
+    assert not any(worker.alive for worker in workers)
+
+
+def test_foreign_rules_find_one_worker_started() -> None:
+    with Saturator(isolated=True, jobs=2) as saturator:
+        saturator.start(1)
+        assert len(saturator._workers._idle) == 1

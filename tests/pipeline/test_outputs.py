@@ -194,3 +194,23 @@ def test_large_models_take_a_data_file(tmp_path: Path, home: Path, monkeypatch) 
     assert not wrong(model, result, {"x": normal(1, 32)})
     assert re.fullmatch(r"fast\.onnx\.[0-9a-f]{16}\.data", result.save(tmp_path / "fast.onnx")[-1].name)
     assert result.model.graph.initializer[0].raw_data
+
+
+@pytest.mark.parametrize("shape", [[], ["--shape", "N=1,2"]])
+def test_a_profile_database_that_is_not_used_is_told_even_when_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: list[str]
+) -> None:
+    database = tmp_path / "profile.sqlite"
+    database.write_text("this is no database")
+    nodes = [node("MatMul", "x w", "a"), node("MatMul", "a w", "y")]
+    batch = "N" if shape else 4
+    model = build(nodes, {"x": [batch, 8]}, {"y": [batch, 8]}, {"w": normal(8, 8)})
+    onnx.save(model, tmp_path / "model.onnx")
+    words = ["optimize", str(tmp_path / "model.onnx"), "--portable", "--profile-db", str(database), *shape]
+    assert main([*words, "--threads", "1", "-q", "--report", str(tmp_path / "report.json")]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"egraph-opt: warning: profile database {database} is not used: ")
+    (warning,) = json.loads((tmp_path / "report.json").read_text())["warnings"]
+    assert line.endswith(warning)

@@ -41,6 +41,7 @@ FULL = Report(
     expectation=Expectation(2.01e-3, 1.95e-3, alternatives=390, measurements=45),
     reverted=(RevertedRegion("r1", "time limit", 3),),
     notes=("no C compiler",),
+    warnings=("the profile database is broken",),
     versions={"egglog": "13.2.0"},
 )
 
@@ -61,7 +62,8 @@ infogan.onnx  (cpu, native)
   plan: 2.01 ms expected, at most 3.1% above the cheapest possible of 390 alternatives; 45 measured (11.5%)
   time spent: 33.1 s (saturate 3.1, profile 30)
   region r1 reverted: time limit
-  note: no C compiler"""
+  note: no C compiler
+  warning: the profile database is broken"""
 
 
 def test_table() -> None:
