@@ -110,7 +110,8 @@ class Bounds:
 
     def _bound(self, text: str, step: Call | Compute) -> float:
         if text not in self._known:
-            start = self.best.kernel_seconds if isinstance(step, Compute) else self.best.call_seconds
+            # A library call may turn out to be a user's kernel.
+            start = min(self.best.kernel_seconds, self.best.call_seconds)
             work = of_kernel(step.tensor) if isinstance(step, Compute) else of_call(step)
             moving = self.best.memory_seconds(work.elements_read + prod(step.extents))
             self._known[text] = start + max(_FUSED * work.instructions / self.best.flops, moving)

@@ -124,9 +124,10 @@ class Candidates:
 class Expectation:
     """What the chosen plans should take by themselves, in seconds, and how good a choice they are.
 
-    No plan of the `alternatives`, the steps there were to choose from, takes less than `bound` seconds, as far as they
-    are measured and the estimates of the others hold; 0 where that is not known. `measurements` is how many different
-    ones of them were measured, now or earlier; of the chosen plans' steps, `unmeasured` were not.
+    No plan of the `alternatives`, the steps there were to choose from, takes less than `bound` seconds: what was not
+    measured takes at least what its work takes at the machine's highest rates; where nothing is measured, what it is
+    expected to take. 0 where no bound is known. `measurements` is how many different ones of them were measured, now or
+    earlier; of the chosen plans' steps, `unmeasured` were not.
     """
 
     seconds: float

@@ -9,10 +9,11 @@ from onnx import numpy_helper
 from egraph_opt.cli import main
 from egraph_opt.costs import Latency, StepInfo, blended
 from egraph_opt.errors import UsageError
+from egraph_opt.extract.search import GAP
 from egraph_opt.frontends.onnx_memory import peak_of
 from egraph_opt.frontends.onnx_reader import load
 from egraph_opt.pipeline import optimize
-from tests.pipeline.support import INT64, build, node, normal, wrong
+from tests.pipeline.support import INT64, build, node, normal, upscaler, wrong
 
 ROWS, COLUMNS = 96, 64
 
@@ -91,6 +92,21 @@ def test_a_function_of_ones_own_decides() -> None:
         optimize(model, cost=lambda step: float("nan"))
     with pytest.raises(UsageError, match="unknown cost model 'speed'; choose measured, static, traffic"):
         optimize(model, cost="speed")
+
+
+def test_a_proof_is_measured_to_its_end_and_once(tmp_path: Path) -> None:
+    """Nothing is left to measure by another run, and no probe again."""
+    runs = [
+        optimize(upscaler(), prove=True, threads=1, profile_db=tmp_path / "profile.sqlite").report
+        for _ in range(2)
+    ]
+    assert [run.candidates.measured > 0 for run in runs] == [True, False]
+    assert runs[0].expectation is not None
+    assert runs[0].expectation == runs[1].expectation
+    assert runs[0].expectation.excess is not None
+    assert runs[0].expectation.excess <= 2 * GAP
+    with pytest.raises(UsageError, match="only what is measured can be proven"):
+        optimize(upscaler(), prove=True, cost="static")
 
 
 def test_a_blend_with_latency_measures_steps(tmp_path: Path) -> None:
