@@ -15,6 +15,7 @@ from math import prod
 from egraph_opt.extract.problem import Alternative, signature
 from egraph_opt.extract.profile import Profile
 from egraph_opt.extract.roofline import FLOAT_BYTES, Device
+from egraph_opt.ir import library
 from egraph_opt.ir.least_work import of_call, of_kernel
 from egraph_opt.ir.program import Step
 from egraph_opt.ir.terms import Call, Compute, Read, Reshape, Source, add
@@ -45,32 +46,28 @@ def probes() -> list[tuple[str, Step]]:
     return [(signature(step), Step("y", step)) for step in steps]
 
 
-def _seconds(profile: Profile, step: Call | Compute) -> float | None:
-    """The least time that a probe took."""
-    found = profile.verdict(signature(step))
-    return min(found.samples) / 1e3 if found is not None and found.samples else None
-
-
 def ceilings(profile: Profile) -> Device | None:
     """The machine at its best, as far as its probes tell; None where one of them is missing."""
-    call, kernel = _seconds(profile, _product(1)), _seconds(profile, _sum(1))
-    products = {side: _seconds(profile, _product(side)) for side in _PRODUCTS}
-    sums = {count: _seconds(profile, _sum(count)) for count in _SUMS}
-    if call is None or kernel is None:
-        return None
-    flops = 0.0
-    for side, seconds in products.items():
-        if seconds is None:
+    taken: dict[str, float] = {}
+    for text, _ in probes():
+        found = profile.verdict(text)
+        if found is None or not found.samples:
             return None
-        flops = max(flops, _FASTER_ARITHMETIC * _FUSED * side**3 / max(seconds - call, seconds / 2))
+        taken[text] = min(found.samples) / 1e3
+    call, kernel = taken[signature(_product(1))], taken[signature(_sum(1))]
+
+    def rate(amount: float, step: Call | Compute, start: float) -> float:
+        """Of the whole time half is its own at least, whatever the start takes."""
+        seconds = taken[signature(step)]
+        return amount / max(seconds - start, seconds / 2)
+
+    flops = _FASTER_ARITHMETIC * max(rate(_FUSED * side**3, _product(side), call) for side in _PRODUCTS)
     bandwidths: list[tuple[int, float]] = []
     limit, fastest = 1 << 62, 0.0
-    for count, seconds in reversed(sums.items()):
-        if seconds is None:
-            return None
+    for count in reversed(_SUMS):
         # What is larger is no faster, but for a sum so small that one thread does it alone.
         size = 3 * count * FLOAT_BYTES
-        fastest = max(fastest, _FASTER_MEMORY * size / max(seconds - kernel, seconds / 2))
+        fastest = max(fastest, _FASTER_MEMORY * rate(size, _sum(count), kernel))
         bandwidths.append((limit, fastest))
         limit = size - 1
     bandwidths.append((limit, fastest))
@@ -110,8 +107,9 @@ class Bounds:
 
     def _bound(self, text: str, step: Call | Compute) -> float:
         if text not in self._known:
-            # A library call may turn out to be a user's kernel.
-            start = min(self.best.kernel_seconds, self.best.call_seconds)
+            # An operator of users may have a kernel of theirs.
+            called = isinstance(step, Call) and step.operator not in library.ADDED
+            start = self.best.call_seconds if called else self.best.kernel_seconds
             work = of_kernel(step.tensor) if isinstance(step, Compute) else of_call(step)
             moving = self.best.memory_seconds(work.elements_read + prod(step.extents))
             self._known[text] = start + max(_FUSED * work.instructions / self.best.flops, moving)
