@@ -66,10 +66,12 @@ class Saturator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self) -> None:
-        """Start a worker in the background, where there will be need of it."""
-        if self._apart:
-            self._workers.start()
+    def start(self, operators: int = 0) -> None:
+        """Start workers in the background, where a model of so many operators will need them."""
+        if operators >= LARGE:
+            self._workers.start(self._concurrent)
+        elif self._apart:
+            self._workers.start(1)
 
     def close(self) -> None:
         """End the workers."""

@@ -279,10 +279,10 @@ class Workers:
         self._pending: list[Future[Any]] = []
         self._closed = False
 
-    def start(self) -> None:
-        """Let a worker start in the background."""
-        if not self._idle and not self._busy:
-            self.put(self.take())
+    def start(self, count: int) -> None:
+        """Let workers start in the background until there are so many."""
+        for worker in [self.take() for _ in range(count - len(self._busy))]:
+            self.put(worker)
 
     def take(self) -> Worker:
         """A worker that is put back when it has done its work."""

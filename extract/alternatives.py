@@ -67,8 +67,9 @@ class Extraction:
         self.cost: dict[int, float] = {}
         # Buffers whose cost fell after it was first known.
         self._fallen: set[int] = set()
-        # The parts that an e-node (by its identity: the snapshot keeps it) was combined with, and what they read.
-        self._combined: dict[int, dict[tuple[Body, ...], frozenset[int]]] = {}
+        # The parts that an e-node (by its identity: the snapshot keeps it) was combined with: what the bodies read,
+        # their sizes and their densities.
+        self._combined: dict[int, dict[tuple[Body, ...], tuple[frozenset[int], int, float]]] = {}
         self._operators: dict[int, frozenset[str]] = {}
         self._reading: dict[frozenset[int], tuple[frozenset[str], int]] = {}
         # Of e-nodes by their identity: what library calls take, and which buffers they read.
@@ -251,21 +252,23 @@ class Extraction:
         constant = owner in self.constant
         known, fallen = self._combined.setdefault(id(node), {}), self._fallen
         for combined, smallest in combinations:
-            before = known.get(combined)
-            if before is not None and fallen.isdisjoint(before):  # it would be the same body again
+            parts, before = combined, known.get(combined)
+            if before is not None and fallen.isdisjoint(before[0]):  # it would be the same body again
                 continue
-            parts = combined if constant else self._cut(node.children, combined)
-            if parts is not combined:
+            if before is None or len(before[0]) > LEAVES:
+                parts = combined if constant else self._cut(node.children, combined)
                 before = known.get(parts)
-                if before is not None and fallen.isdisjoint(before):
+                if before is not None and fallen.isdisjoint(before[0]):
                     continue
-            leaves = _leaves(parts)
-            size = 1 + sum([part.size for part in parts])
-            # What is constant is no kernel.
-            if size > LARGEST_BODY or (len(leaves) > LEAVES and not smallest and not constant):
+            leaves = _leaves(parts) if before is None else before[0]
+            if len(leaves) > LEAVES and not smallest and not constant:  # what is constant is no kernel
                 continue
-            known[parts] = leaves
-            density = self._density(node, parts)
+            if before is None:
+                size = 1 + sum([part.size for part in parts])
+                if size > LARGEST_BODY:
+                    continue
+                before = known[parts] = leaves, size, self._density(node, parts)
+            leaves, size, density = before
             if self._may_improve(owner, size, density, leaves):
                 yield self._body(owner, node, parts, density, leaves)
 

@@ -34,8 +34,10 @@ class _Merger:
         self.parent: list[int] = []
         self.sorts: list[str] = []
         self.names: dict[str, int] = {}
-        self.derivations: dict[Derivation, None] = {}
+        self.derivations: list[Derivation] = []
         self.awaited: list[tuple[str, int]] = []
+        # The classes that became parts of others.
+        self.gone: set[int] = set()
         self.joined = False
 
     def find(self, number: int) -> int:
@@ -48,6 +50,7 @@ class _Merger:
         one, other = self.find(one), self.find(other)
         if one != other:
             self.parent[max(one, other)] = min(one, other)
+            self.gone.add(max(one, other))
             self.joined = True
 
     def fresh(self, sort: str) -> int:
@@ -71,11 +74,9 @@ class _Merger:
                     target = self.find(target)
         for name, owner in snapshot.names.items():
             self.union(self.names.setdefault(name, new[owner]), new[owner])
-        for derivation in snapshot.derivations:
-            origin, result = (
-                places.get(node) or self._moved(node, new) for node in (derivation.origin, derivation.result)
-            )
-            self.derivations[Derivation(derivation.rule, origin, result)] = None
+        for rule, origin, result in snapshot.derivations:
+            ends = [places.get(node) or self._moved(node, new) for node in (origin, result)]
+            self.derivations.append(Derivation(rule, *ends))
 
     def _classes(self, snapshot: Snapshot) -> dict[int, int]:
         """The class here of every class of a snapshot: one that holds the same e-node, or a new one.
@@ -132,7 +133,7 @@ class _Merger:
             self.joined = False
             before, self.owner = self.owner, {}
             for node, owner in before.items():
-                place = self._moved(node, self.parent)
+                place = self._settled(node)
                 known = self.owner.setdefault(place, self.find(owner))
                 if known != owner:
                     self.union(known, owner)
@@ -149,18 +150,15 @@ class _Merger:
     def _derivations(self) -> list[Derivation]:
         """Derivations over the final classes; a source that another snapshot defines is the buffer computed there."""
         found: dict[Derivation, None] = {}
-        places: dict[ENode, ENode] = {}
-        for derivation in self.derivations:
-            ends = []
-            for node in (derivation.origin, derivation.result):
-                if node not in places:
-                    places[node] = self._final(node)
-                ends.append(places[node])
-            if ends[0] != ends[1]:
-                found[Derivation(derivation.rule, *ends)] = None
+        for rule, *ends in self.derivations:
+            origin, result = [self._computed(node) if self._stands_in(node) else self._settled(node) for node in ends]
+            if origin != result:
+                found[Derivation(rule, origin, result)] = None
         return list(found)
 
-    def _final(self, node: ENode) -> ENode:
-        if self._stands_in(node):
-            return ENode("Compute", (self.find(self.names[str(node.arguments[0])]),))
-        return self._moved(node, self.parent)
+    def _computed(self, source: ENode) -> ENode:
+        return ENode("Compute", (self.find(self.names[str(source.arguments[0])]),))
+
+    def _settled(self, node: ENode) -> ENode:
+        """An e-node of classes here over those that they are parts of by now; itself where they are none."""
+        return node if self.gone.isdisjoint(node.children) else self._moved(node, self.parent)

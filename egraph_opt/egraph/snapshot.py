@@ -6,7 +6,6 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -43,8 +42,7 @@ class ENode(_Fields):
         return tuple([int(self.arguments[position]) for position in OPERANDS[self.constructor]])
 
 
-@dataclass(frozen=True)
-class Derivation:
+class Derivation(NamedTuple):
     """Rule ``rule`` made e-node ``result`` equal to ``origin``."""
 
     rule: str
@@ -61,6 +59,10 @@ def no_collection() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():
+                # What was made joins the oldest objects at once, instead of being looked at again and again till then.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
@@ -183,13 +185,17 @@ class Snapshot:
 
         @cache
         def other(node: ENode) -> ENode:
-            if node.constructor != "Source":
-                return node
             return ENode("Source", (names.get(str(node.arguments[0]), node.arguments[0]), *node.arguments[1:]))
 
-        self.classes = {owner: [other(node) for node in nodes] for owner, nodes in self.classes.items()}
+        for nodes in self.classes.values():
+            for i, node in enumerate(nodes):
+                if node.constructor == "Source":
+                    nodes[i] = other(node)
         self.names = {names.get(name, name): owner for name, owner in self.names.items()}
-        self.derivations = [Derivation(d.rule, other(d.origin), other(d.result)) for d in self.derivations]
+        for i, (rule, origin, result) in enumerate(self.derivations):
+            if "Source" in (origin.constructor, result.constructor):
+                ends = [other(node) if node.constructor == "Source" else node for node in (origin, result)]
+                self.derivations[i] = Derivation(rule, *ends)
 
     @property
     def size(self) -> int:
