@@ -18,8 +18,7 @@ from egraph_opt.runtime.progress import Progress, ProgressCallback, silent
 from egraph_opt.runtime.report import Candidates, Report, RevertedRegion
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
+    from egraph_opt.backends.processes import ProcessExecutor
     from egraph_opt.backends.runner import Runner
     from egraph_opt.candidates import Candidate
     from egraph_opt.egraph.saturate import Round
@@ -108,7 +107,7 @@ class Run:
     candidates: Candidates = field(default_factory=Candidates)
     objects: dict[str, bytes] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
-    compilers: Executor | None = None
+    compilers: ProcessExecutor | None = None
     expecting: bool = False
 
     @contextmanager
@@ -124,8 +123,7 @@ class Run:
         """Let the processes that compile kernels get ready in the background."""
         if self.compilers is not None and not self.expecting:
             self.expecting = True
-            for _ in range(self.options.jobs):
-                self.compilers.submit(import_module, "egraph_opt.backends.tvm_build")
+            self.compilers.prepare(import_module, "egraph_opt.backends.tvm_build")
 
     def deadline(self, share: float = 1.0) -> float:
         """When this share of the time limit is used up (monotonic seconds)."""

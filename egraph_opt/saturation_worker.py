@@ -7,6 +7,7 @@ is called, and whoever hangs, dies or takes too much memory is known by name.
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import os
@@ -47,6 +48,9 @@ _COMMAND = (
 )
 # Seconds between two looks at the worker.
 _POLL = 0.05
+# Objects between two looks for cyclic garbage, and how many of these make one at older objects: an e-graph is a great
+# many objects and no garbage, and with Python's numbers a fifth of the time would go there.
+_COLLECTION = (100_000, 50, 100)
 # Seconds in which a worker must have started.
 _START_SECONDS = 60.0
 # When a call began (monotonic seconds, 0: egglog itself runs), the number of its group and of its rule.
@@ -417,6 +421,7 @@ def _received(packs: list[tuple[Any, ...]], off: frozenset[str], named: frozense
 
 def work(connection_number: int, beat_number: int) -> None:
     """The worker: programs come in and snapshots go out until the parent closes the connection."""
+    gc.set_threshold(*_COLLECTION)
     connection = Connection(connection_number)
     page = mmap.mmap(beat_number, mmap.PAGESIZE)
     requests: list[Any] = []

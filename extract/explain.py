@@ -11,7 +11,7 @@ from egraph_opt.egraph.language import Rule
 from egraph_opt.egraph.pattern import CONSTRUCTORS
 from egraph_opt.egraph.proof import Proof, Prover
 from egraph_opt.egraph.proof_step import ProofStep
-from egraph_opt.egraph.snapshot import ENode, Snapshot
+from egraph_opt.egraph.snapshot import ENode, Snapshot, no_collection
 from egraph_opt.extract.alternatives import Alternative, Problem
 from egraph_opt.extract.choose import Choice, totals
 from egraph_opt.extract.cost_models import unit_of
@@ -131,6 +131,7 @@ def _why(chosen: Option, others: list[Option], decided: bool, costs: Costs, whol
     return "the cheapest of what was measured throughout; the others count on steps that are only estimated"
 
 
+@no_collection()
 def explain_plan(
     problem: Problem,
     choice: Choice,

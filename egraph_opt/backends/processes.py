@@ -58,6 +58,20 @@ class ProcessExecutor(Executor):
         """Call a function in a process that is or becomes free. Raises RuntimeError after the shutdown."""
         return self._threads.submit(self._call, pickle.dumps((fn, args, kwargs)))
 
+    def prepare(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Start the processes in the background and call a function in each, one after the other: the caller goes on
+        meanwhile and needs a processor, too."""
+        self._threads.submit(self._prepare, pickle.dumps((fn, args, kwargs)))
+
+    def _prepare(self, request: bytes) -> None:
+        for _ in range(self.most):
+            with self._lock:
+                if len(self._all) >= self.most:
+                    return
+                process = _Process()
+                self._all.add(process)
+            self._asked(process, request)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes: once all calls have returned, or at once where what was not begun is cancelled."""
         if cancel_futures:
@@ -80,8 +94,15 @@ class ProcessExecutor(Executor):
         with self._lock:
             process = self._idle.pop() if self._idle else _Process()
             self._all.add(process)
+        succeeded, answer = self._asked(process, request)
+        if not succeeded:
+            raise answer
+        return answer
+
+    def _asked(self, process: _Process, request: bytes) -> tuple[bool, Any]:
+        """What a process answers, which then waits for more, or is no more."""
         try:
-            succeeded, answer = process.answer(request, self.limits)
+            found = process.answer(request, self.limits)
         except BaseException:
             with self._lock:
                 self._all.discard(process)
@@ -89,9 +110,7 @@ class ProcessExecutor(Executor):
             raise
         with self._lock:
             self._idle.append(process)
-        if not succeeded:
-            raise answer
-        return answer
+        return found
 
 
 class _Process:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from egraph_opt.ir.program import Program
 from egraph_opt.ir.terms import Source, leaves
@@ -18,6 +19,8 @@ from egraph_opt.ir.terms import Source, leaves
 SIZE, REACH = 100, 8
 # Windows that hold more than this share of all definitions save nothing.
 LARGEST_SHARE = 0.85
+# How often parts are made larger or smaller so that windows become equally large.
+_ADJUSTMENTS = 8
 
 
 def windows(program: Program, size: int = SIZE, reach: int = REACH) -> tuple[Program, ...]:
@@ -29,12 +32,8 @@ def windows(program: Program, size: int = SIZE, reach: int = REACH) -> tuple[Pro
     count = round(len(program.definitions) / size)
     if count < 2:
         return (program,)
-    near = _Neighbours.of(program)
-    order = near.ordered()
-    total = len(order)
-    parts = [order[total * i // count : total * (i + 1) // count] for i in range(count)]
-    found = [near.within(part, reach) for part in parts]
-    if max(map(len, found)) > LARGEST_SHARE * total:
+    found = _Neighbours.of(program).covered(count, reach)
+    if max(map(len, found)) > LARGEST_SHARE * len(program.definitions):
         return (program,)
     return tuple(_window(program, positions) for positions in found)
 
@@ -86,6 +85,21 @@ class _Neighbours:
                 far = next(reversed(self.distances([first])))
                 order |= dict.fromkeys(self.distances([far]))
         return [number for number in order if number < self.definitions]
+
+    def covered(self, count: int, reach: int) -> list[list[int]]:
+        """Positions of the definitions of so many windows, which are about equally large."""
+        order = self.ordered()
+        total = len(order)
+        shares = [total / count] * count
+        found: list[list[int]] = []
+        for _ in range(_ADJUSTMENTS):
+            ends = [round(end) for end in accumulate(shares, initial=0.0)]
+            windows = [self.within(order[begin:end], reach) for begin, end in pairwise(ends)]
+            if not found or max(map(len, windows)) < max(map(len, found)):
+                found = windows
+            wanted = [share / max(len(window), 1) for share, window in zip(shares, windows, strict=True)]
+            shares = [share * total / sum(wanted) for share in wanted]
+        return found
 
     def within(self, part: Sequence[int], reach: int) -> list[int]:
         """Positions of the definitions that are at most ``reach`` away from a part."""

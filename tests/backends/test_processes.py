@@ -4,7 +4,7 @@ import math
 import os
 import signal
 import time
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 
 import pytest
@@ -21,6 +21,18 @@ def test_answers_come_from_other_processes() -> None:
     assert found
     assert os.getpid() not in found
     assert len(found) <= 2  # no more than there may be, and they are used again
+
+
+def test_processes_can_be_made_ready() -> None:
+    """Each of them, and no more than there may be even when calls come meanwhile."""
+    with ProcessExecutor(3) as executor:
+        executor.prepare(os.putenv, "PREPARED", "yes")
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(lambda _: executor.submit(time.sleep, 0.05).result(), range(6)))
+        until = time.monotonic() + 60
+        while len(executor._idle) < 3 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert len(executor._idle) == len(executor._all) == 3
 
 
 def test_errors_are_raised_and_the_process_goes_on() -> None:

@@ -54,6 +54,14 @@ def test_windows_cover_the_program(kind: str) -> None:
         assert set(window.outputs) == set(own) & (read | set(whole.outputs))
 
 
+@pytest.mark.parametrize("kind", ["conv", "residual"])
+def test_windows_are_about_equally_large(kind: str) -> None:
+    """Those at the ends have surroundings on one side only."""
+    sizes = [len(window.definitions) for window in windows(program(kind, 60), 40, 8)]
+    assert len(sizes) > 2
+    assert max(sizes) - min(sizes) <= 4
+
+
 def test_small_and_entangled_programs_stay_whole() -> None:
     small = program("conv", 4)
     assert windows(small) == (small,)
