@@ -17,6 +17,8 @@ from egraph_opt.runtime.timing import Comparison, Spread, significant
 SCHEMA = 1
 # A plan is the cheapest where none can be cheaper by more than this share: sums are rounded.
 PROVEN = 1e-6
+# Beyond this share measuring more may be worth it.
+UNCERTAIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ class Expectation:
             choice = f"proven cheapest of {count}"
         else:
             choice = f"at most {max(excess, 0.0005):.1%} above the cheapest possible of {count}"
+            choice += " (--prove tells more)" if excess > UNCERTAIN and self.measurements else ""
         measured = f"{self.measurements:,} measured"
         share = f" ({self.measurements / self.alternatives:.1%})" if self.measurements and self.alternatives else ""
         estimated = f", {self.unmeasured:,} of its own steps estimated" if self.unmeasured else ""

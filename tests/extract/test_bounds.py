@@ -75,7 +75,7 @@ def alternative(step: Call | Compute | Reshape, estimate: float = 1.0) -> Altern
 def test_bounds_are_below_the_machine_and_near_it(step: Call | Compute) -> None:
     bound = Bounds(best())(alternative(step))
     assert bound < seconds(step)
-    assert bound > seconds(step) / 8
+    assert bound >= (seconds(step) - 2e-6) / 8  # starting it may take nothing
 
 
 def test_there_are_none_without_all_probes() -> None:
@@ -84,13 +84,14 @@ def test_there_are_none_without_all_probes() -> None:
 
 
 def test_a_step_that_is_faster_lowers_all() -> None:
-    bounds, fast, other = Bounds(best()), product(512, 512, 512), summed(1 << 20)
+    bounds, fast, other, tiny = Bounds(best()), product(512, 512, 512), summed(1 << 20), summed(2)
     before = bounds(alternative(fast)), bounds(alternative(other))
     found = profile()
     text = signature(fast)
     bounds.heed([(text, fast)], found)  # nothing is known of it
     found.add([Measurement(text, "library", (before[0] * 1e3 / 2,))])
-    bounds.heed([(text, fast), ("reshape", Reshape(Source("a", (4,)), (2, 2)))], found)
+    found.add([Measurement(signature(tiny), "kernel", (1e-5,))])  # nothing, as far as a timer can tell
+    bounds.heed([(signature(tiny), tiny), (text, fast), ("reshape", Reshape(Source("a", (4,)), (2, 2)))], found)
     assert bounds(alternative(fast)) == pytest.approx(before[0] / 2)
     assert bounds(alternative(other)) == pytest.approx(before[1] / 2)
 
