@@ -97,8 +97,7 @@ def test_a_function_of_ones_own_decides() -> None:
 def test_a_proof_is_measured_to_its_end_and_once(tmp_path: Path) -> None:
     """Nothing is left to measure by another run, and no probe again."""
     runs = [
-        optimize(upscaler(), prove=True, threads=1, profile_db=tmp_path / "profile.sqlite").report
-        for _ in range(2)
+        optimize(upscaler(), prove=True, threads=1, profile_db=tmp_path / "profile.sqlite").report for _ in range(2)
     ]
     assert [run.candidates.measured > 0 for run in runs] == [True, False]
     assert runs[0].expectation is not None
