@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from egraph_opt.tuning import Tuning
 
 # Seconds that measuring may take, and where a proof is asked for.
 MEASURING_SECONDS, PROVING_SECONDS = 150.0, 1200.0
+# Where fewer are left the machine is not probed, and nothing is said of programs that were not measured.
+PROBING_SECONDS = 15.0
 # Letters of a step's name in a note.
 LONGEST_NAME = 100
 # Rounds of choosing and measuring.
@@ -115,6 +117,9 @@ class Measurer:
                 if self._profiler.build(planned_kernels(wanted)) or time.monotonic() > self.deadline:
                     break
                 again(rounds=0, deadline=self.deadline)
+        if measured and self._bounds is None and self.run.options.summed is None:
+            for item in wanted:
+                item.outcome = None if item.outcome is None else replace(item.outcome, bound=0.0)
 
     def _tune(self, wanted: Sequence[Search], again: Callable[..., None]) -> None:
         """Tune the kernels of the plans and choose again: faster kernels may make other plans the best."""
@@ -158,8 +163,10 @@ class Measurer:
     def _find_bounds(self, wanted: Sequence[Search]) -> None:
         """Learn what the machine can do at its best, and how much of that bound what is known already was."""
         if self._bounds is None:
-            self._measure(probes(), "what this machine can do")
             best = ceilings(self.profile)
+            if best is None and self.deadline - time.monotonic() > PROBING_SECONDS:
+                self._measure(probes(), "what this machine can do")
+                best = ceilings(self.profile)
             self._bounds = None if best is None else Bounds(best)
         if self._bounds is not None:
             offered = (a for s in wanted for found in s.problem.alternatives.values() for a in found)

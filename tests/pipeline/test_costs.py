@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from onnx import numpy_helper
 
+from egraph_opt import measuring
 from egraph_opt.cli import main
 from egraph_opt.costs import Latency, StepInfo, blended
 from egraph_opt.errors import UsageError
@@ -106,6 +107,14 @@ def test_a_proof_is_measured_to_its_end_and_once(tmp_path: Path) -> None:
     assert runs[0].expectation.excess <= 2 * GAP
     with pytest.raises(UsageError, match="only what is measured can be proven"):
         optimize(upscaler(), prove=True, cost="static")
+
+
+def test_where_the_machine_was_not_probed_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(measuring, "PROBING_SECONDS", 1e9)
+    found = optimize(upscaler(), threads=1, profile_db=tmp_path / "profile.sqlite").report.expectation
+    assert found is not None
+    assert found.excess is None
+    assert "chosen from" in str(found)
 
 
 def test_a_blend_with_latency_measures_steps(tmp_path: Path) -> None:
