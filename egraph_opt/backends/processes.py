@@ -53,6 +53,7 @@ class ProcessExecutor(Executor):
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
+        self._ended = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Call a function in a process that is or becomes free. Raises RuntimeError after the shutdown."""
@@ -66,7 +67,7 @@ class ProcessExecutor(Executor):
     def _prepare(self, request: bytes) -> None:
         for _ in range(self.most):
             with self._lock:
-                if len(self._all) >= self.most:
+                if self._ended or len(self._all) >= self.most:
                     return
                 process = _Process()
                 self._all.add(process)
@@ -76,6 +77,7 @@ class ProcessExecutor(Executor):
         """End the processes: once all calls have returned, or at once where what was not begun is cancelled."""
         if cancel_futures:
             with self._lock:
+                self._ended = True
                 for process in self._all:
                     process.kill()
         self._threads.shutdown(wait=wait or cancel_futures, cancel_futures=cancel_futures)

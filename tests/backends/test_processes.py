@@ -35,6 +35,17 @@ def test_processes_can_be_made_ready() -> None:
         assert len(executor._idle) == len(executor._all) == 3
 
 
+def test_processes_that_are_made_ready_do_not_outlive_the_executor() -> None:
+    with ProcessExecutor(3) as executor:
+        executor.prepare(time.sleep, 1000)
+        while not executor._all:
+            time.sleep(0.01)
+        processes = set(executor._all)
+    assert len(processes) == 1, "they start one after the other"
+    assert all(process._process.poll() is not None for process in processes)
+    assert not executor._all
+
+
 def test_errors_are_raised_and_the_process_goes_on() -> None:
     with ProcessExecutor(1) as executor:
         process = executor.submit(os.getpid).result()
