@@ -15,7 +15,7 @@ from egraph_opt.extract.bounds import Bounds, ceilings, probes
 from egraph_opt.extract.costs import Costs, needs_measuring
 from egraph_opt.extract.profile import MODELS, Measurement, Profile
 from egraph_opt.extract.profiler import LOWEST_OPSET, Profiler
-from egraph_opt.extract.search import Search, kernel_steps, planned_kernels, search
+from egraph_opt.extract.search import GAP, Search, kernel_steps, planned_kernels, search
 from egraph_opt.ir.program import Plan, Step
 from egraph_opt.ir.terms import Reshape
 from egraph_opt.run import BUILDING_SHARE, MEASURING_SHARE, Run
@@ -117,6 +117,9 @@ class Measurer:
                 if self._profiler.build(planned_kernels(wanted)) or time.monotonic() > self.deadline:
                     break
                 again(rounds=0, deadline=self.deadline)
+        outcomes = [item.outcome for item in wanted if item.outcome is not None]
+        if self.run.options.prove and (self._bounds is None or any(outcome.gap > 2 * GAP for outcome in outcomes)):
+            self.run.notes.append("the proof is not complete: it would take more time")
         if measured and self._bounds is None and self.run.options.summed is None:
             for item in wanted:
                 item.outcome = None if item.outcome is None else replace(item.outcome, bound=0.0)

@@ -1,8 +1,9 @@
 """The least work of a step: instructions that no code for it can leave out, and elements it has to read.
 
-Whatever the order of evaluation, a value that was computed once may be used again, and what is known to be zero (a view
-outside its source, say) need not be computed. So every count here is from below: of two points the one that may be left
-out is, and where counting would take long nothing is counted.
+The operations are those of the term: what is computed by another algorithm (Winograd's for a convolution) is another
+term. But whatever the order of evaluation, a value that was computed once may be used again, and what is known to be
+zero (a view outside its source, say) need not be computed. So every count here is from below, and where counting would
+take long nothing is counted.
 """
 
 from __future__ import annotations
@@ -88,12 +89,12 @@ def _independent(expressions: Iterable[Expr], rank: int) -> list[list[int]]:
 
 
 def of_kernel(tensor: Tensor) -> LeastWork:
-    """The least work of computing all values of a tensor once."""
+    """The least work of computing all values of a tensor once, by the operations that the term has."""
     terms, operands = _distinct(tensor)
     sizes = [prod(term.extents) for term in terms]
-    live: list[int] = []
-    for number, term in enumerate(terms):
-        live.append(_live(term, sizes[number], [(live[o], sizes[o]) for o in operands[number]]))
+    known: list[_Known] = []
+    for term, own in zip(terms, operands, strict=True):
+        known.append(_known(term, [known[o] for o in own]))
     needed = [0] * len(terms)
     needed[-1] = sizes[-1]
     multiplications = rest = read = 0
@@ -106,24 +107,102 @@ def of_kernel(tensor: Tensor) -> LeastWork:
             case View(_, index):
                 needed[own[0]] = max(needed[own[0]], reach(index).elements - missing)
             case Reduce():
-                taps = sizes[own[0]] // max(size, 1)
+                inner, taps = known[own[0]], sizes[own[0]] // max(size, 1)
                 needed[own[0]] = max(needed[own[0]], needed[number] * taps)
-                rest += max(0, live[own[0]] - missing * taps - needed[number])
+                rest += max(0, inner.different(missing * taps) - needed[number])
             case Softmax():
                 needed[own[0]] = max(needed[own[0]], needed[number])
-                rest += round(max(0, live[own[0]] - missing) * scalar.lookup("exp").cost)
+                rest += round(known[own[0]].different(missing) * scalar.lookup("exp").cost)
             case Apply(function, _):
-                executed = _both([live[o] for o in own], size)
+                parts = [known[o] for o in own]
+                # Nothing is added to zero; and what a known number does to others may be nothing.
+                computed = 0 if any(part.constant for part in parts) else _together(parts).different(missing)
                 if function == "mul":
-                    multiplications += max(0, executed - missing)
+                    multiplications += computed
                 else:
-                    rest += round(max(0, executed - missing) * _operations(function))
-                for position, operand in enumerate(own):
-                    others = [live[o] for i, o in enumerate(own) if i != position]
+                    rest += round(computed * _operations(function))
+                for operand in own:
+                    others = [known[o].live for o in own if o != operand]
                     unused = 0 if function in _SUMS else size - _both(others, size)
                     needed[operand] = max(needed[operand], needed[number] - unused)
     # Each multiplication may be one with an addition.
     return LeastWork(max(multiplications, rest), read)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a term's values.
+
+    At ``live`` points at least they have to be computed or read (or are a number other than zero, where the term is
+    ``constant``). Of two live points with different values of one of the sums of iterators in ``tells`` the values are
+    different ones.
+    """
+
+    extents: Extents
+    live: int
+    tells: frozenset[frozenset[int]] = frozenset()
+    constant: bool = False
+
+    def different(self, missing: int) -> int:
+        """How many different values there are at least, of points of which so many do not count."""
+        told = _told(self.tells)
+        alike = prod(extent for axis, extent in enumerate(self.extents) if axis not in told)
+        return max(0, self.live - missing) // max(alike, 1)
+
+
+def _told(tells: Iterable[frozenset[int]]) -> frozenset[int]:
+    """The iterators that are known where these sums of them are."""
+    told: set[int] = set()
+    while True:
+        more = {i for found in tells if len(found - told) == 1 for i in found - told}
+        if not more:
+            return frozenset(told)
+        told |= more
+
+
+def _axes(axes: Iterable[int]) -> frozenset[frozenset[int]]:
+    return frozenset(frozenset((axis,)) for axis in axes)
+
+
+def _together(parts: Sequence[_Known]) -> _Known:
+    """What is known of the values of several terms of equal extents where all of them are live."""
+    extents = parts[0].extents
+    live = _both([part.live for part in parts], prod(extents))
+    return _Known(extents, live, frozenset().union(*(part.tells for part in parts)))
+
+
+def _known(term: Tensor, parts: Sequence[_Known]) -> _Known:
+    extents = term.extents
+    size, constant = prod(extents), bool(parts) and all(part.constant for part in parts)
+    match term:
+        case Read():
+            return _Known(extents, size, _axes(range(len(extents))))
+        case Fill(value, _):
+            return _Known(extents, size if value else 0, constant=True)
+        case View(_, index):
+            inner, found = parts[0], reach(index)
+            whole = prod(inner.extents)
+            live = found.points if inner.live == whole else max(0, found.elements - (whole - inner.live))
+            told = _told(inner.tells)
+            sums = (e for axis, e in enumerate(index.indices) if axis in told and e.is_affine)
+            return _Known(extents, live, frozenset(e.iterators for e in sums), constant)
+        case Reduce():
+            inner, whole = parts[0], prod(parts[0].extents)
+            live = -(-inner.live * size // whole) if whole and not constant else 0
+            return _Known(extents, live, _axes(i for i in _told(inner.tells) if i < len(extents)), constant)
+        case Softmax():
+            return _Known(extents, 0 if constant else parts[0].live, parts[0].tells, constant)
+        case Apply(function, _):
+            if constant:
+                return _Known(extents, 0, constant=True)
+            if function not in _SUMS:
+                return _together(parts)
+            changing = [part for part in parts if not part.constant]
+            if all(part.live == size for part in changing):
+                return _together(changing)
+            # Where only one of them is live its values are those of the sum.
+            both = frozenset.intersection(*(_told(part.tells) for part in changing))
+            return _Known(extents, max(part.live for part in changing), _axes(both))
 
 
 def _distinct(tensor: Tensor) -> tuple[list[Tensor], list[tuple[int, ...]]]:
@@ -169,26 +248,6 @@ def _key(term: Tensor, operands: tuple[int, ...]) -> tuple[object, ...]:
             return "fill", term
 
 
-def _live(term: Tensor, size: int, operands: Sequence[tuple[int, int]]) -> int:
-    """At how many points a value has to be computed or read at least; operands are given by theirs and by sizes."""
-    match term:
-        case Read():
-            return size
-        case Fill(value, _):
-            return 0 if value in (0, 1) else size
-        case View(_, index):
-            (inner, whole), found = operands[0], reach(index)
-            return found.points if inner == whole else max(0, found.elements - (whole - inner))
-        case Reduce():
-            (inner, whole) = operands[0]
-            return -(-inner * size // whole) if whole else 0
-        case Softmax():
-            return operands[0][0]
-        case Apply(function, _):
-            counts = [inner for inner, _ in operands]
-            return max(counts) if function in _SUMS else _both(counts, size)
-
-
 def _both(counts: Iterable[int], size: int) -> int:
     """How many of ``size`` points several sets of so many of them have in common at least."""
     return max(0, size - sum(size - count for count in counts))
@@ -206,37 +265,45 @@ def of_call(call: Call) -> LeastWork:
     attributes = library.parse_attributes(call.attributes)
     if call.operator in library.ADDED:
         return LeastWork(0, 0)
-    products, read = 0, sum(map(prod, shapes))
+    # An argument that is there twice is read once.
+    products, read = 0, sum(prod(argument.extents) for argument in dict.fromkeys(call.arguments))
     match call.operator:
         case "MatMul" | "Gemm":
             products = prod(call.extents) * shapes[0][0 if attributes.get("transA") == "1" else -1]
         case "Conv":
-            pairs, touched = _windows(attributes, shapes[0][2:], shapes[1][2:], call.extents[2:])
-            products = shapes[0][0] * prod(shapes[1][:2]) * pairs
-            read -= prod(shapes[0]) - prod(shapes[0][:2]) * touched
+            met = _windows(attributes, shapes[0][2:], shapes[1][2:], call.extents[2:])
+            products = shapes[0][0] * prod(shapes[1][:2]) * met.pairs
+            read = prod(shapes[0][:2]) * met.points + prod(shapes[1][:2]) * met.taps
         case "ConvTranspose":
-            pairs, _ = _windows(attributes, call.extents[2:], shapes[1][2:], shapes[0][2:])
-            products = shapes[0][0] * prod(shapes[1][:2]) * pairs
-            read = prod(shapes[1])
+            met = _windows(attributes, call.extents[2:], shapes[1][2:], shapes[0][2:])
+            products = shapes[0][0] * prod(shapes[1][:2]) * met.pairs
+            read = prod(shapes[1][:2]) * met.taps
         case "MaxPool" | "AveragePool":
             taps = library.integers(attributes["kernel_shape"])
-            _, touched = _windows(attributes, shapes[0][2:], taps, call.extents[2:])
-            read = prod(shapes[0][:2]) * touched
+            read = prod(shapes[0][:2]) * _windows(attributes, shapes[0][2:], taps, call.extents[2:]).points
     return LeastWork(products, read)
 
 
-def _windows(attributes: Mapping[str, str], image: Extents, taps: Extents, places: Extents) -> tuple[int, int]:
-    """Pairs of a window's place and a tap of it that lie inside the image, and how many points of the image they are.
+@dataclass(frozen=True)
+class _Met:
+    """Pairs of a window's place and a tap of it that lie inside an image, and how many of its points and taps are in
+    one."""
 
-    Axes are independent: both are products.
-    """
+    pairs: int
+    points: int
+    taps: int
+
+
+def _windows(attributes: Mapping[str, str], image: Extents, taps: Extents, places: Extents) -> _Met:
+    """What the windows at all places meet of an image. Axes are independent: all numbers are products."""
     strides = library.integers(attributes.get("strides", "")) or (1,) * len(image)
     dilations = library.integers(attributes.get("dilations", "")) or (1,) * len(image)
     pads = library.integers(attributes.get("pads", "")) or (0,) * (2 * len(image))
-    pairs = touched = 1
+    pairs = points = used = 1
     for axis, extent in enumerate(image):
-        met = np.add.outer(np.arange(places[axis]) * strides[axis], np.arange(taps[axis]) * dilations[axis])
-        met = met[(met >= pads[axis]) & (met < extent + pads[axis])]
-        pairs *= met.size
-        touched *= len(np.unique(met))
-    return pairs, touched
+        found = np.add.outer(np.arange(places[axis]) * strides[axis], np.arange(taps[axis]) * dilations[axis])
+        inside = (found >= pads[axis]) & (found < extent + pads[axis])
+        pairs *= int(inside.sum())
+        points *= len(np.unique(found[inside]))
+        used *= int(inside.any(axis=0).sum())
+    return _Met(pairs, points, used)

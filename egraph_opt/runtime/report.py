@@ -17,8 +17,6 @@ from egraph_opt.runtime.timing import Comparison, Spread, significant
 SCHEMA = 1
 # A plan is the cheapest where none can be cheaper by more than this share: sums are rounded.
 PROVEN = 1e-6
-# Beyond this share measuring more may be worth it.
-UNCERTAIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +145,13 @@ class Expectation:
         excess, count = self.excess, f"{self.alternatives:,} alternatives"
         if excess is None:
             choice = f"chosen from {count}"
+        elif not self.measurements:
+            above = "" if excess <= PROVEN else f"at most {max(excess, 0.0005):.1%} above "
+            choice = f"{above}the cheapest of {count} by estimates"
         elif excess <= PROVEN:
             choice = f"proven cheapest of {count}"
         else:
-            choice = f"at most {max(excess, 0.0005):.1%} above the cheapest possible of {count}"
-            choice += " (--prove tells more)" if excess > UNCERTAIN and self.measurements else ""
+            choice = f"proven to be within {max(excess, 0.0005):.1%} of the cheapest of {count}"
         measured = f"{self.measurements:,} measured"
         share = f" ({self.measurements / self.alternatives:.1%})" if self.measurements and self.alternatives else ""
         estimated = f", {self.unmeasured:,} of its own steps estimated" if self.unmeasured else ""
