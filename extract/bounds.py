@@ -96,9 +96,11 @@ class Bounds:
         """Lower the bounds to what was measured of some steps, given with their signatures."""
         for text, step in steps:
             found = profile.verdict(text)
-            if found is not None and found.samples and not isinstance(step, Reshape):
-                bound = self._bound(text, step)
-                self.scale = min(self.scale, found.seconds / bound) if bound > 0 else self.scale
+            if found is None or found.seconds <= _RESOLUTION or isinstance(step, Reshape):
+                continue
+            bound = self._bound(text, step)
+            if found.samples and found.seconds < bound:
+                self.scale = min(self.scale, found.seconds / bound)
 
     def _bound(self, text: str, step: Call | Compute) -> float:
         if text not in self._known:

@@ -84,7 +84,7 @@ def test_there_are_none_without_all_probes() -> None:
 
 
 def test_a_step_that_is_faster_lowers_all() -> None:
-    bounds, fast, other, tiny = Bounds(best()), product(512, 512, 512), summed(1 << 20), summed(2)
+    bounds, fast, other, tiny = Bounds(best()), product(512, 512, 512), summed(1 << 20), summed(1 << 15)
     before = bounds(alternative(fast)), bounds(alternative(other))
     found = profile()
     text = signature(fast)
