@@ -78,8 +78,8 @@ def test_table() -> None:
         (Expectation(5e-5, 5e-5, 120, 60), "50 us expected, proven cheapest of 120 alternatives; 60 measured (50.0%)"),
         (
             Expectation(5e-5, 4e-5, 1200, 0, 7),
-            "50 us expected, at most 25.0% above the cheapest of 1,200 alternatives by estimates; 0 measured, 7 of its own"
-            " steps estimated",
+            "50 us expected, at most 25.0% above the cheapest of 1,200 alternatives by estimates; 0 measured, 7 of its"
+            " own steps estimated",
         ),
         (Expectation(5e-5, 0.0, 12, 3), "50 us expected, chosen from 12 alternatives; 3 measured (25.0%)"),
         (
