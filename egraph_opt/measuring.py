@@ -165,7 +165,7 @@ class Measurer:
         )
 
     def _find_bounds(self, wanted: Sequence[Search]) -> None:
-        """Learn what the machine can do at its best, and how much of that bound what is known already was."""
+        """Learn what the machine can do at its best, also from what is known of the steps of some searches."""
         if self._bounds is None:
             best = ceilings(self.profile)
             if best is None and self.deadline - time.monotonic() > PROBING_SECONDS:

@@ -19,8 +19,8 @@ from egraph_opt.ir.least_work import of_call, of_kernel
 from egraph_opt.ir.program import Step
 from egraph_opt.ir.terms import Call, Compute, Read, Reshape, Source, add
 
-# The sides of square products that are timed for the rate of arithmetic, the largest of which no processor's caches
-# hold, and the elements of sums for the bandwidths of its caches and its memory.
+# The sides of square products that are timed for the rate of arithmetic, and the elements of sums for the bandwidths of
+# caches and memory.
 _PRODUCTS = (256, 1024)
 _SUMS = (1 << 13, 1 << 16, 1 << 19, 1 << 22)
 # Operations of a multiply-add.
@@ -49,19 +49,19 @@ def probes() -> list[tuple[str, Step]]:
 
 def ceilings(profile: Profile) -> Device | None:
     """The machine at its best, as far as its probes tell; None where one of them is missing."""
-    taken: dict[str, float] = {}
-    for text, _ in probes():
+    taken: dict[Call | Compute | Reshape, float] = {}
+    for text, step in probes():
         found = profile.verdict(text)
         if found is None or not found.samples:
             return None
-        taken[text] = min(found.samples) / 1e3
-    flops = _FASTER_ARITHMETIC * max(_FUSED * side**3 / taken[signature(_product(side))] for side in _PRODUCTS)
+        taken[step.buffer] = min(found.samples) / 1e3
+    flops = _FASTER_ARITHMETIC * max(_FUSED * side**3 / taken[_product(side)] for side in _PRODUCTS)
     bandwidths: list[tuple[int, float]] = []
     limit, fastest = 1 << 62, 0.0
     for count in reversed(_SUMS):
         # What is larger is no faster, but for a sum so small that one thread does it alone, or that starting it counts.
         size = 3 * count * FLOAT_BYTES
-        fastest = max(fastest, _FASTER_MEMORY * size / taken[signature(_sum(count))])
+        fastest = max(fastest, _FASTER_MEMORY * size / taken[_sum(count)])
         bandwidths.append((limit, fastest))
         limit = size - 1
     bandwidths.append((limit, fastest))
